@@ -1,0 +1,1 @@
+"""Machinery around the method, one subject a file."""

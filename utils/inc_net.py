@@ -1,0 +1,233 @@
+"""The growing network of MEMO: one trunk, one specialized block per task, one growing classifier.
+
+    image -> generalized -> specialized[0] ... specialized[b]      (one block per task)
+          -> concatenate: (b + 1) x block_dim features -> classifier -> logits of all seen classes
+    newest block's block_dim features -> aux_classifier -> (new classes + 1) logits
+
+A task begins with `grow(new_classes)`. What trains is then decided by one call, `freeze(...)`:
+`train()` and `eval()` only do what they do in every `nn.Module`, so a learner that calls `train()`
+calls `freeze` again afterwards.
+
+A frozen part is in eval mode (BatchNorm uses its running statistics and leaves them alone) and its
+parameters ask for no gradient. Nothing runs under `no_grad`, though: when the trunk trains, the
+loss reaches it *through* the frozen old blocks as well as through the newest one, which is part of
+the method. When nothing below a block asks for a gradient, autograd records nothing there by
+itself.
+
+State dicts of the published program load and export by prefix alone (`PUBLISHED_PREFIXES`), since
+the backbones in convs/ keep its parameter names.
+"""
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import convs
+
+PUBLISHED_PREFIXES = {
+    "generalized.": "TaskAgnosticExtractor.",
+    "specialized.": "AdaptiveExtractors.",
+    "classifier.": "fc.",
+    "aux_classifier.": "aux_fc.",
+}
+
+
+class AdaptiveNet(nn.Module):
+    """Generalized blocks, a growing list of specialized blocks, and a growing classifier.
+
+    A new net is the whole single backbone without a head; `grow` makes it ready for a task.
+
+    Args:
+        convnet_type: a backbone of `convs.names()`, with or without `memo_` before it.
+
+    Raises:
+        ValueError: no backbone has that name.
+    """
+
+    def __init__(self, convnet_type: str) -> None:
+        super().__init__()
+        backbone = convs.build(convnet_type)
+        self.convnet_type = "memo_" + convnet_type.removeprefix("memo_")
+        self.block_dim = backbone.feature_dim
+        self.generalized = backbone.generalized
+        self.specialized = nn.ModuleList([backbone.specialized])
+        self.classifier: nn.Linear | None = None
+        self.aux_classifier: nn.Linear | None = None
+
+    @property
+    def feature_dim(self) -> int:
+        """Number of concatenated features: `block_dim` for every specialized block."""
+        return self.block_dim * len(self.specialized)
+
+    @property
+    def num_tasks(self) -> int:
+        """Tasks the net has grown to; 0 before the first `grow`."""
+        return 0 if self.classifier is None else len(self.specialized)
+
+    @property
+    def num_classes(self) -> int:
+        """Classes the classifier knows; 0 before the first `grow`."""
+        return 0 if self.classifier is None else self.classifier.out_features
+
+    def grow(self, new_classes: int) -> None:
+        """Make room for a task of `new_classes` classes.
+
+        The first task uses the block the net was built with. Every later one adds a specialized
+        block that starts as a copy of the newest, BatchNorm statistics included. The classifier
+        grows to (all seen classes) x (all features): the old weights and biases go into its top
+        left corner, and everything new, old classes x new features too, keeps a fresh init. The
+        auxiliary classifier is new every time.
+
+        New parameters get the net's device and dtype; their init is drawn on the CPU in float32,
+        so that a seed means the same numbers on every device.
+
+        Raises:
+            ValueError: `new_classes` is not positive.
+        """
+        if new_classes < 1:
+            raise ValueError(f"a task needs at least one new class, not {new_classes}")
+        old = self.classifier
+        if old is not None:
+            # The block copied from may be frozen; the copy is what this task trains.
+            block = copy.deepcopy(self.specialized[-1]).requires_grad_(True)
+            self.specialized.append(block.train(self.training))
+        like = next(self.generalized.parameters())
+        classifier = _new_linear(self.feature_dim, self.num_classes + new_classes, like)
+        if old is not None:
+            with torch.no_grad():
+                classifier.weight[: old.out_features, : old.in_features] = old.weight
+                classifier.bias[: old.out_features] = old.bias
+        self.classifier = classifier.train(self.training)
+        self.aux_classifier = _new_linear(self.block_dim, new_classes + 1, like).train(
+            self.training
+        )
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """Run every block on the trunk's maps.
+
+        Args:
+            x: normalised images (N, 3, H, W).
+
+        Returns:
+            "logits" (N, num_classes), "features" (N, feature_dim; task order, so the newest
+            block's come last) and, in train mode only, "aux_logits" (N, new classes + 1).
+
+        Raises:
+            RuntimeError: the net has no classifier yet.
+        """
+        if self.classifier is None:
+            raise RuntimeError("this AdaptiveNet has no classifier yet: call grow(new_classes)")
+        maps = self.generalized(x)
+        features = torch.cat([block(maps) for block in self.specialized], dim=1)
+        out = {"logits": self.classifier(features), "features": features}
+        if self.training:
+            out["aux_logits"] = self.aux_classifier(features[:, -self.block_dim :])
+        return out
+
+    def freeze(self, *, generalized: bool, old_specialized: bool) -> None:
+        """Decide what trains: puts the net in train mode except for the frozen parts.
+
+        A frozen part is put in eval mode, asks for no gradient and drops the gradients it has.
+        Everything else (the newest block and both heads always) trains. The first task is
+        `freeze(generalized=False, old_specialized=False)`.
+
+        Args:
+            generalized: freeze the trunk.
+            old_specialized: freeze every specialized block but the newest.
+        """
+        self.train().requires_grad_(True)
+        frozen = [self.generalized] if generalized else []
+        if old_specialized:
+            frozen += self.specialized[:-1]
+        for part in frozen:
+            part.eval().requires_grad_(False)
+            part.zero_grad(set_to_none=True)
+
+    @torch.no_grad()
+    def align_weights(self, new_classes: int) -> float:
+        """Scale the newest classes' rows to the mean length of the old ones (Zhao et al., 2020).
+
+        gamma = mean(norms of the old rows) / mean(norms of the new rows), over whole rows; the
+        biases and the auxiliary classifier stay as they are.
+
+        Args:
+            new_classes: how many of the last rows are new.
+
+        Returns:
+            gamma, the factor the new rows were multiplied by.
+
+        Raises:
+            ValueError: there would be no old or no new rows.
+        """
+        if not 0 < new_classes < self.num_classes:
+            raise ValueError(
+                f"weight alignment needs old and new classes, but {new_classes} of "
+                f"{self.num_classes} classes are said to be new"
+            )
+        weight = self.classifier.weight
+        norms = weight.norm(dim=1)
+        gamma = norms[:-new_classes].mean() / norms[-new_classes:].mean()
+        weight[-new_classes:] *= gamma
+        return gamma.item()
+
+    def published_state_dict(self) -> dict[str, Tensor]:
+        """Return the state dict under the published program's parameter names."""
+        return {_published_name(name): value for name, value in self.state_dict().items()}
+
+    def load_published_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Load a state dict of the published program into a net grown to its size.
+
+        Strict: nothing is loaded unless every name and shape fits. The net keeps its dtype and
+        device. Values may be tensors or NumPy arrays.
+
+        Raises:
+            ValueError: names are missing or unknown, or shapes differ; the message lists them.
+        """
+        ours = {_published_name(name): name for name in self.state_dict()}
+        values = {name: torch.as_tensor(value) for name, value in state.items()}
+        problem = state_mismatch(self.published_state_dict(), values)
+        if problem:
+            raise ValueError(
+                f"the state dict does not fit this {self.convnet_type} of {self.num_tasks} tasks "
+                f"and {self.num_classes} classes: {problem}"
+            )
+        self.load_state_dict({ours[name]: value for name, value in values.items()})
+
+
+def state_mismatch(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
+    """Say how the state dict `given` differs in names and shapes from `expected`; "" if not."""
+    problems = []
+    for what, keys in [
+        ("missing", [key for key in expected if key not in given]),
+        ("unexpected", [key for key in given if key not in expected]),
+        (
+            "of another shape",
+            [
+                f"{key} {tuple(given[key].shape)} instead of {tuple(value.shape)}"
+                for key, value in expected.items()
+                if key in given and given[key].shape != value.shape
+            ],
+        ),
+    ]:
+        if keys:
+            more = f" and {len(keys) - 4} more" if len(keys) > 4 else ""
+            problems.append(f"{what}: {', '.join(keys[:4])}{more}")
+    return "; ".join(problems)
+
+
+def _published_name(name: str) -> str:
+    for ours, published in PUBLISHED_PREFIXES.items():
+        if name.startswith(ours):
+            return published + name.removeprefix(ours)
+    raise ValueError(f"parameter {name} has no published name")
+
+
+def _new_linear(in_features: int, out_features: int, like: Tensor) -> nn.Linear:
+    """Kaiming-uniform weights for a linear output, i.e. U(+-sqrt(3 / in_features)), and bias 0."""
+    linear = nn.Linear(in_features, out_features, device="cpu", dtype=torch.float32)
+    nn.init.kaiming_uniform_(linear.weight, nonlinearity="linear")
+    nn.init.zeros_(linear.bias)
+    return linear.to(like.device, like.dtype)
