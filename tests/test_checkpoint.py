@@ -1,0 +1,281 @@
+"""Checkpoints: round trips, the survey's format, and every way a file can be wrong."""
+
+import errno
+import os
+import pickle
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+
+import convs
+from utils.checkpoint import (
+    CheckpointError,
+    load_first_task,
+    load_survey_checkpoint,
+    load_task_checkpoint,
+    save_task_checkpoint,
+)
+from utils.inc_net import AdaptiveNet
+
+ORDER = [4, 2, 0, 1, 3, 5]
+ACCURACY = np.float64(76.5)  # the survey stores a NumPy scalar
+
+
+def grown(*tasks: int, name: str = "memo_conv2") -> AdaptiveNet:
+    net = AdaptiveNet(name)
+    for new_classes in tasks:
+        net.grow(new_classes)
+    return net
+
+
+def task_payload(net: AdaptiveNet, **changes) -> dict:
+    return {
+        "convnet_type": net.convnet_type,
+        "task": 1,
+        "task_sizes": [4, 2],
+        "class_order": ORDER,
+        "network": net.state_dict(),
+        "exemplars": [torch.arange(3), torch.arange(2)],
+        "test_accuracy": 61.25,
+        **changes,
+    }
+
+
+def survey_payload(net: AdaptiveNet, accuracy=ACCURACY, **changes) -> dict:
+    """What the survey's program saves: the whole net under whole-net names."""
+    whole, inside = convs.build(net.convnet_type).last_block
+    convnet = dict(net.generalized.state_dict())
+    for name, value in net.specialized[0].state_dict().items():
+        convnet[whole + name.removeprefix(inside)] = value
+    return {
+        "convnet": convnet,
+        "fc": dict(net.classifier.state_dict()),
+        "test_acc": accuracy,
+        **changes,
+    }
+
+
+def copy_of(state):
+    return {name: value.clone() for name, value in state.items()}
+
+
+def equal(a, b) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+# our own format
+
+
+def test_task_checkpoint_round_trip(tmp_path):
+    net, path = grown(4), tmp_path / "task_1.pt"
+    save_task_checkpoint(path, task_payload(net))
+    loaded = load_task_checkpoint(path)
+    assert loaded["format"] == "memo-task-1"
+    assert equal(loaded.pop("network"), net.state_dict())
+    assert [e.tolist() for e in loaded.pop("exemplars")] == [[0, 1, 2], [0, 1]]
+    assert loaded["class_order"] == ORDER
+    assert loaded["test_accuracy"] == 61.25
+    assert torch.load(path, weights_only=True)["task"] == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["task_1.pt"]
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (np.float64(3.0), r"payload\['extra'\] is a float64"),
+        ([1, np.int64(2)], r"payload\['extra'\]\[1\] is a int64"),
+        ({"a": np.zeros(3)}, r"payload\['extra'\]\['a'\] is a ndarray"),
+    ],
+)
+def test_what_would_not_load_is_not_saved(tmp_path, value, message):
+    with pytest.raises(TypeError, match=message):
+        save_task_checkpoint(tmp_path / "x.pt", {"extra": value})
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_a_full_disk_leaves_the_old_checkpoint(tmp_path, monkeypatch, step):
+    path = tmp_path / "task_1.pt"
+    save_task_checkpoint(path, {"task": 1})
+    before = path.read_bytes()
+
+    def full(*_args):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, step, full)
+        with pytest.raises(CheckpointError, match=r"task_1.pt: No space left on device; make room"):
+            save_task_checkpoint(path, {"task": 2})
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["task_1.pt"]
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(CheckpointError, match=r"cannot write.*gone.*No such file"):
+        save_task_checkpoint(tmp_path / "gone" / "task_1.pt", {"task": 1})
+
+
+# files that cannot be read
+
+
+@pytest.mark.parametrize("keep", [0, 1, 100, 0.5, 0.99])
+def test_truncated_files_are_named(tmp_path, keep):
+    path = tmp_path / "task_1.pt"
+    save_task_checkpoint(path, task_payload(grown(4)))
+    content = path.read_bytes()
+    path.write_bytes(content[: int(keep * len(content)) if isinstance(keep, float) else keep])
+    with pytest.raises(CheckpointError, match=r"task_1.pt is damaged or .*cut short"):
+        load_task_checkpoint(path)
+
+
+def test_one_flipped_bit_in_a_weight_is_noticed(tmp_path):
+    path = tmp_path / "task_1.pt"
+    save_task_checkpoint(path, task_payload(grown(4)))
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    torch.load(path, weights_only=True)  # torch itself sees nothing wrong
+    with pytest.raises(CheckpointError, match=r"a checksum inside it is wrong"):
+        load_task_checkpoint(path)
+
+
+def test_code_in_a_file_is_not_run(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (os.mkdir, (str(tmp_path / "ran"),))
+
+    path = tmp_path / "evil.pt"
+    torch.save({"format": "memo-task-1", "x": Evil()}, path)
+    with pytest.raises(CheckpointError, match=r"evil.pt .*more than tensors and plain values"):
+        load_task_checkpoint(path)
+    path.write_bytes(pickle.dumps(Evil(), protocol=2))
+    with pytest.raises(CheckpointError, match=r"evil.pt is damaged or is no checkpoint"):
+        load_task_checkpoint(path)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_missing_files_folders_and_other_files_are_named(tmp_path):
+    with pytest.raises(CheckpointError, match=r"none.pt: No such file"):
+        load_task_checkpoint(tmp_path / "none.pt")
+    with pytest.raises(CheckpointError, match=r"Is a directory"):
+        load_task_checkpoint(tmp_path)
+    (tmp_path / "text.pt").write_text("no checkpoint at all\n")
+    with pytest.raises(CheckpointError, match=r"text.pt is damaged or is no checkpoint"):
+        load_task_checkpoint(tmp_path / "text.pt")
+    torch.save([1, 2], tmp_path / "list.pt")
+    with pytest.raises(CheckpointError, match=r"list.pt is not a task checkpoint of this program"):
+        load_task_checkpoint(tmp_path / "list.pt")
+    save_task_checkpoint(tmp_path / "half.pt", {"task": 1, "task_sizes": [4]})
+    with pytest.raises(CheckpointError, match=r"without convnet_type, class_order, network"):
+        load_task_checkpoint(tmp_path / "half.pt")
+    with pytest.raises(CheckpointError, match=r"half.pt is not in the survey's format"):
+        load_survey_checkpoint(tmp_path / "half.pt", "memo_conv2")
+
+
+# starting from a first task
+
+
+def test_first_task_from_our_own_checkpoint(tmp_path):
+    trained, net = grown(4), grown(4).double()
+    save_task_checkpoint(tmp_path / "task_1.pt", task_payload(trained))
+    assert load_first_task(tmp_path / "task_1.pt", net, 4, ORDER) == 61.25
+    for name, value in trained.state_dict().items():
+        assert torch.equal(net.state_dict()[name], value.to(net.state_dict()[name].dtype))
+    assert net.classifier.weight.dtype == torch.float64
+
+
+@pytest.mark.parametrize("name", ["memo_resnet14_cifar", "memo_conv2"])
+@pytest.mark.parametrize("accuracy", [np.float64(76.5), np.float32(76.5), 76.5, torch.tensor(76.5)])
+def test_first_task_from_the_survey(tmp_path, name, accuracy):
+    trained, net = grown(4, name=name), grown(4, name=name)
+    aux = copy_of(net.aux_classifier.state_dict())
+    content = survey_payload(trained, accuracy)
+    content["convnet"]["fc.weight"] = torch.zeros(10, 64)  # the backbone's own head, unused
+    torch.save(content, tmp_path / "survey.pkl")
+
+    assert load_first_task(tmp_path / "survey.pkl", net, 4, ORDER) == 76.5
+    assert equal(net.generalized.state_dict(), trained.generalized.state_dict())
+    assert equal(net.specialized.state_dict(), trained.specialized.state_dict())
+    assert equal(net.classifier.state_dict(), trained.classifier.state_dict())
+    assert equal(net.aux_classifier.state_dict(), aux)
+
+
+def test_survey_names_of_resnet32(tmp_path):
+    trained = grown(4, name="memo_resnet14_cifar")
+    content = survey_payload(trained)
+    assert {key.split(".")[0] for key in content["convnet"]} == {
+        *("conv_1_3x3", "bn_1", "stage_1", "stage_2", "stage_3")
+    }
+    torch.save(content, tmp_path / "survey.pkl")
+    loaded = load_survey_checkpoint(tmp_path / "survey.pkl", "memo_resnet14_cifar")
+    assert {key.split(".")[0] for key in loaded.specialized} == {"final_stage"}
+    assert loaded.test_accuracy == 76.5
+
+
+def test_survey_files_of_numpy_1_load_too(tmp_path):
+    trained, net = grown(4), grown(4)
+    torch.save(survey_payload(trained), tmp_path / "new.pkl")
+    renamed = 0
+    with (
+        zipfile.ZipFile(tmp_path / "new.pkl") as new,
+        zipfile.ZipFile(tmp_path / "old.pkl", "w") as old,
+    ):
+        for item in new.namelist():
+            data = new.read(item)
+            if item.endswith("data.pkl"):
+                renamed = data.count(b"cnumpy._core.multiarray\n")
+                data = data.replace(b"cnumpy._core.multiarray\n", b"cnumpy.core.multiarray\n")
+            old.writestr(item, data)
+    assert renamed == 1
+    assert load_first_task(tmp_path / "old.pkl", net, 4, ORDER) == 76.5
+
+
+def test_survey_files_in_torch_s_old_format_load_too(tmp_path):
+    trained, net = grown(4), grown(4)
+    torch.save(survey_payload(trained), tmp_path / "old.pkl", _use_new_zipfile_serialization=False)
+    assert load_first_task(tmp_path / "old.pkl", net, 4, ORDER) == 76.5
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (lambda: task_payload(grown(4), task=2), "made after task 2, but a run can only start"),
+        (lambda: task_payload(grown(3), task_sizes=[3, 3]), "3 classes, but init_cls is 4"),
+        (
+            lambda: task_payload(grown(4, name="memo_resnet14_cifar")),
+            "holds a memo_resnet14_cifar, but convnet_type is memo_conv2",
+        ),
+        (
+            lambda: task_payload(grown(4), class_order=[0, 1, 2, 3, 4, 5]),
+            r"another class order \(it starts 0, 1, 2, 3, ..., this run's 4, 2, 0, 1",
+        ),
+        (lambda: task_payload(grown(4, 2)), "does not fit a memo_conv2: unexpected: specialized.1"),
+        (lambda: survey_payload(grown(5)), "a first task of 5 classes, but init_cls is 4"),
+        (
+            lambda: survey_payload(grown(4, name="memo_resnet14_cifar")),
+            "does not fit a memo_conv2: missing: generalized.encoder",
+        ),
+        (lambda: survey_payload(grown(4), fc={}), "a first task of 0 classes"),
+        (lambda: survey_payload(grown(4), fc=[1]), "fc in .* is not a state dict of tensors"),
+        (lambda: survey_payload(grown(4), convnet={"a": 1}), "convnet in .* is not a state dict"),
+        (lambda: survey_payload(grown(4), "good"), "test_acc in .* is not a number"),
+        (lambda: {"convnet": {}, "fc": {}}, "not in the survey's format"),
+        (lambda: {"state_dict": {}}, "is not a task checkpoint of this program"),
+    ],
+)
+def test_first_tasks_that_do_not_fit_are_refused_untouched(tmp_path, content, message):
+    path = tmp_path / "first.pt"
+    content = content()
+    if "task" in content:
+        save_task_checkpoint(path, content)
+    else:
+        torch.save(content, path)
+    net = grown(4)
+    before = copy_of(net.state_dict())
+    with pytest.raises(CheckpointError, match=message) as error:
+        load_first_task(path, net, 4, ORDER)
+    assert "first.pt" in str(error.value)
+    assert "\n" not in str(error.value)
+    assert equal(net.state_dict(), before)

@@ -1,0 +1,237 @@
+"""Trained networks on disk: a file after every task, and files that a first task can start from.
+
+**Our own task checkpoint** is one dict of plain values (tensors, numbers, strings, lists, dicts),
+so that `torch.load(path, weights_only=True)` reads it and no code can hide in it:
+
+    format         "memo-task-1"
+    convnet_type   "memo_resnet32", ...
+    task           1 for the first
+    task_sizes     classes of each task, of the whole run
+    class_order    original class ids in the order they are shown
+    network        AdaptiveNet.state_dict()
+    exemplars      one int64 tensor per class: indices into the training set, in herding order
+    test_accuracy  top-1 of the classifier after this task, percent
+
+It is written to a temporary file beside it, flushed to the disk and renamed, so that a file of
+that name is always whole. Reading checks the CRC-32 sums inside it, which torch.load does not.
+
+**The survey's release** (Zhou et al., "Class-Incremental Learning: A Survey") of trained first
+tasks is a dict of `convnet` (a whole network's state dict), `fc` (its classifier's) and `test_acc`
+(percent, a NumPy scalar, for which exactly NumPy's scalar and dtype classes are let through).
+"""
+
+import io
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import convs
+from utils.files import write_file
+from utils.inc_net import AdaptiveNet, state_mismatch
+
+FORMAT = "memo-task-1"
+_KEYS = ("convnet_type", "task", "task_sizes", "class_order", "network")
+
+# How a pickle spells a NumPy scalar: a function and its dtype. NumPy 1 and 2 keep the function in
+# different modules, and a file may come from either.
+_NUMPY_SCALAR = np.float64(0).__reduce__()[0]
+_SAFE_GLOBALS = [
+    (_NUMPY_SCALAR, "numpy.core.multiarray.scalar"),
+    (_NUMPY_SCALAR, "numpy._core.multiarray.scalar"),
+    np.dtype,
+    *{type(np.dtype(code)) for code in ("f2", "f4", "f8", "i4", "i8")},
+]
+
+
+class CheckpointError(Exception):
+    """A checkpoint cannot be written, read or used; the message is one sentence for the user."""
+
+
+class SurveyCheckpoint(NamedTuple):
+    """A first task as the survey released it, sorted into the parts of an AdaptiveNet."""
+
+    generalized: dict[str, Tensor]
+    specialized: dict[str, Tensor]
+    classifier: dict[str, Tensor]
+    test_accuracy: float  # percent
+
+
+def save_task_checkpoint(path: str | Path, payload: dict[str, Any]) -> None:
+    """Write a task checkpoint atomically; `format` is added to the payload.
+
+    Raises:
+        CheckpointError: the file cannot be written; an older file of that name is untouched.
+        TypeError: something in the payload would not load with weights_only=True.
+    """
+    path = Path(path)
+    payload = {"format": FORMAT, **payload}
+    _require_plain(payload, "payload")
+    # Through memory, so that a full disk is an OSError here rather than an error inside torch.
+    buffer = io.BytesIO()
+    torch.save(payload, buffer)
+    try:
+        write_file(path, buffer.getbuffer())
+    except OSError as error:
+        raise CheckpointError(
+            f"cannot write the checkpoint {path}: {error.strerror or error}; make room or give "
+            "another --log_dir"
+        ) from error
+
+
+def load_task_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Read a task checkpoint of this program; all tensors are on the CPU.
+
+    Raises:
+        CheckpointError: the file is missing, damaged or something else.
+    """
+    return _as_task_checkpoint(_read(path), path)
+
+
+def load_survey_checkpoint(path: str | Path, convnet_type: str) -> SurveyCheckpoint:
+    """Read a first task in the survey's release format.
+
+    Args:
+        path: the file.
+        convnet_type: the backbone it holds, which says how its names fall into the two halves.
+
+    Raises:
+        CheckpointError: the file is missing, damaged or something else.
+    """
+    return _as_survey_checkpoint(_read(path), path, convnet_type)
+
+
+def load_first_task(
+    path: str | Path, net: AdaptiveNet, init_cls: int, class_order: Sequence[int]
+) -> float | None:
+    """Load a trained first task into a net grown to it, keeping the net's dtype and device.
+
+    The survey's files hold no class order, so for them it is the user who knows that it fits, and
+    no auxiliary classifier, which keeps its fresh weights (the first task does not train it).
+
+    Args:
+        path: a task checkpoint of this program, made after task 1, or a file of the survey.
+        net: grown to its first task of `init_cls` classes.
+        init_cls: classes of the first task.
+        class_order: this run's original class ids in the order they are shown.
+
+    Returns:
+        the test accuracy stored in the file in percent, or None if there is none.
+
+    Raises:
+        CheckpointError: the file cannot be read or holds another network or other tasks; the net
+            is then unchanged.
+    """
+    content = _read(path)
+    expected = dict(net.state_dict())
+    if isinstance(content, dict) and {"convnet", "fc"} <= content.keys():
+        survey = _as_survey_checkpoint(content, path, net.convnet_type)
+        state = {
+            **{f"generalized.{name}": value for name, value in survey.generalized.items()},
+            **{f"specialized.0.{name}": value for name, value in survey.specialized.items()},
+            **{f"classifier.{name}": value for name, value in survey.classifier.items()},
+        }
+        expected = {k: v for k, v in expected.items() if not k.startswith("aux_classifier.")}
+        classes = len(survey.classifier.get("weight", ()))
+        accuracy = survey.test_accuracy
+    else:
+        ours = _as_task_checkpoint(content, path)
+        state, classes, accuracy = ours["network"], ours["task_sizes"][0], ours.get("test_accuracy")
+        if ours["task"] != 1:
+            raise CheckpointError(
+                f"{path} was made after task {ours['task']}, but a run can only start from one "
+                "made after task 1"
+            )
+        if ours["convnet_type"] != net.convnet_type:
+            raise CheckpointError(
+                f"{path} holds a {ours['convnet_type']}, but convnet_type is {net.convnet_type}"
+            )
+        if ours["class_order"] != list(class_order):
+            raise CheckpointError(
+                f"{path} was trained on another class order (it starts "
+                f"{_start(ours['class_order'])}, this run's {_start(class_order)}); use the seed "
+                "or class_order it was made with"
+            )
+    if classes != init_cls:
+        raise CheckpointError(
+            f"{path} holds a first task of {classes} classes, but init_cls is {init_cls}"
+        )
+    problem = state_mismatch(expected, state)
+    if problem:
+        raise CheckpointError(f"{path} does not fit a {net.convnet_type}: {problem}")
+    net.load_state_dict(state, strict=False)  # the names were compared just above
+    return accuracy
+
+
+def _start(class_order: Sequence[int]) -> str:
+    return ", ".join(map(str, class_order[:4])) + ", ..."
+
+
+def _read(path: str | Path) -> Any:
+    """Read any file of torch.save, without running code from it."""
+    reason = "it is cut short or of another kind"
+    try:
+        with open(path, "rb") as file:
+            if zipfile.is_zipfile(file):
+                reason = "a checksum inside it is wrong"
+                if zipfile.ZipFile(file).testzip() is not None:
+                    raise ValueError(reason)
+                reason = "it holds more than tensors and plain values"
+            file.seek(0)
+            with torch.serialization.safe_globals(_SAFE_GLOBALS):
+                return torch.load(file, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise CheckpointError(
+            f"cannot read the checkpoint {path}: {error.strerror or error}"
+        ) from error
+    except Exception as error:  # damaged bytes may show up as any exception at all
+        raise CheckpointError(
+            f"{path} is damaged or is no checkpoint ({reason}); copy or make it again, or give "
+            "another file"
+        ) from error
+
+
+def _as_task_checkpoint(content: Any, path: str | Path) -> dict[str, Any]:
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{path} is not a task checkpoint of this program (one has the entry format = "
+            f"{FORMAT!r})"
+        )
+    missing = [key for key in _KEYS if key not in content]
+    if missing:
+        raise CheckpointError(f"{path} is a task checkpoint without {', '.join(missing)}")
+    return content
+
+
+def _as_survey_checkpoint(content: Any, path: str | Path, convnet_type: str) -> SurveyCheckpoint:
+    if not isinstance(content, dict) or not {"convnet", "fc", "test_acc"} <= content.keys():
+        raise CheckpointError(
+            f"{path} is not in the survey's format, a dict of convnet, fc and test_acc"
+        )
+    for key in ("convnet", "fc"):
+        part = content[key]
+        if not isinstance(part, dict) or not all(isinstance(v, Tensor) for v in part.values()):
+            raise CheckpointError(f"{key} in {path} is not a state dict of tensors")
+    try:
+        accuracy = float(content["test_acc"])
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"test_acc in {path} is not a number") from error
+    generalized, specialized = convs.build(convnet_type).split_state_dict(content["convnet"])
+    return SurveyCheckpoint(generalized, specialized, dict(content["fc"]), accuracy)
+
+
+def _require_plain(value: Any, where: str) -> None:
+    """Refuse what weights_only=True would refuse when reading (say, a NumPy number) at once."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            _require_plain(key, f"a key of {where}")
+            _require_plain(item, f"{where}[{key!r}]")
+    elif type(value) in (list, tuple):
+        for index, item in enumerate(value):
+            _require_plain(item, f"{where}[{index}]")
+    elif type(value) not in (Tensor, int, float, bool, str, type(None)):
+        raise TypeError(f"{where} is a {type(value).__name__}, which a checkpoint cannot hold")

@@ -1,0 +1,392 @@
+"""What a run leaves under logs/, and what it says on the terminal.
+
+A run has a folder of its own (``run_folder``) and one ``Logbook`` that writes into it:
+
+    main.log              everything said on the terminal (progress bars aside), with the time
+    config.json           every setting of the run, and where it ran (``provenance``)
+    curves.csv            a line per task: accuracies, forgetting, exemplars held, seconds
+    accuracy_matrix.csv   a line per task: accuracy on the classes of each task so far
+    per_class.csv         a line per class: accuracy after the last task
+    summary.json          average and last accuracy, the curves, whether the run is finished
+    predictions.npz       the predictions for the test images after the last task, and the truth
+    curves.png            the curves as a picture
+
+Accuracies and forgetting are percent, 0 to 100; tasks count from 1; classes are positions in the
+class order, and per_class.csv says which class of the data set each one is. What does not exist
+(old classes in the first task, images of a later task) is an empty cell in a CSV, null in a JSON.
+
+Everything but main.log is written anew after every task, each file to a temporary neighbour that
+then takes its name: whenever a run dies, its folder holds whole files, this task's or the last's.
+A write that fails, on a full disk for instance, raises an OSError that names the file.
+"""
+
+import csv
+import importlib.metadata
+import io
+import json
+import logging
+import platform
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+from tqdm import tqdm
+
+from utils.files import named, write_file
+from utils.metrics import Metrics, TaskMetrics
+from utils.plots import draw_curves, figure_bytes
+
+if TYPE_CHECKING:
+    import torch
+
+LOGGER = logging.getLogger("memo")
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+def run_folder(
+    *,
+    log_dir: str | Path,
+    prefix: str,
+    dataset: str,
+    model_name: str,
+    convnet_type: str,
+    init_cls: int,
+    increment: int,
+    memory_size: int,
+    seed: int,
+    start_time: float,
+    debug: bool = False,
+) -> Path:
+    """Create the folder of a run and return its path.
+
+    ``{log_dir}/[debug/]{prefix}/{dataset}/{model_name}/{start time}_{convnet_type}_B{base}_Inc
+    {increment}_ms{memory_size}_seed{seed}``, where base is 0 when the first task is as large as
+    the others. Never a folder that is there already: of runs that start in the same second, the
+    second gets "-2" at the end of its name, the third "-3", also when they start on two machines.
+
+    Args:
+        start_time: seconds since 1970, as from ``time.time()``; the name has the local time.
+
+    Raises:
+        OSError: the folder cannot be created; the error names it.
+    """
+    base = 0 if init_cls == increment else init_cls
+    start = time.strftime("%Y-%m-%d_%H-%M-%S", time.localtime(start_time))
+    name = f"{start}_{convnet_type}_B{base}_Inc{increment}_ms{memory_size}_seed{seed}"
+    parent = Path(log_dir, "debug" if debug else "", prefix, dataset, model_name)
+    parent.mkdir(parents=True, exist_ok=True)
+    folder, copies = parent / name, 1
+    while True:
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            copies += 1
+            folder = parent / f"{name}-{copies}"
+        else:
+            return folder
+
+
+class Logbook:
+    """Writes the files of one run. Use it as a context manager, or call ``close`` at the end.
+
+    While it is open, everything logged to the logger "memo" is also appended to main.log.
+
+    Args:
+        folder: the run's folder; it must exist.
+        title: what stands above the curves in curves.png, e.g. the setting.
+    """
+
+    def __init__(self, folder: Path, title: str = "") -> None:
+        self.folder = Path(folder)
+        self.title = title
+        self._log_file = _LogFile(self.folder / "main.log", encoding="utf-8")
+        self._log_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        LOGGER.setLevel(logging.DEBUG)  # the file has a line per epoch, the console has not
+        LOGGER.addHandler(self._log_file)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop writing to main.log. Closing twice is fine."""
+        LOGGER.removeHandler(self._log_file)
+        self._log_file.close()
+
+    def write_config(self, config: dict[str, Any]) -> None:
+        """Write config.json, one flat object, in the order of the keys given."""
+        self._write_json("config.json", config)
+
+    def write_task(
+        self,
+        metrics: Metrics,
+        exemplars: Sequence[int],
+        seconds: Sequence[float],
+        predictions: Any,
+        class_order: Sequence[int],
+        finished: bool,
+    ) -> None:
+        """Write all results of the tasks so far; the files of the task before are replaced.
+
+        Args:
+            metrics: of the tasks so far, at least one.
+            exemplars: number of exemplars held after each task.
+            seconds: time each task took.
+            predictions: of the last task, for all N test images of the classes seen so far:
+                ``cnn`` and ``nme`` (N, k) int64, the most likely class first, and ``targets`` (N,).
+            class_order: the data set's class at each position.
+            finished: whether this was the last task that the run is to do.
+
+        Raises:
+            OSError: a file cannot be written; the error names it, and its former content is kept.
+        """
+        tasks = metrics.tasks
+        targets = np.asarray(predictions.targets)
+        curves = {
+            **metrics.curves(),
+            "exemplars": list(exemplars),
+            "seconds": list(seconds),
+        }
+        self._write_csv("curves.csv", list(curves), zip(*curves.values(), strict=True))
+        self._write_csv(
+            "accuracy_matrix.csv",
+            ["task", *(f"task_{task.task}" for task in tasks)],
+            [[task.task, *row] for task, row in zip(tasks, metrics.accuracy_matrix(), strict=True)],
+        )
+        task_of_class = np.repeat(np.arange(len(tasks)) + 1, metrics.task_sizes[: len(tasks)])
+        images = np.bincount(targets, minlength=len(task_of_class))
+        self._write_csv(
+            "per_class.csv",
+            ["class", "original_class", "task", "top1", "test_images"],
+            [
+                [position, class_order[position], task_of_class[position], top1, images[position]]
+                for position, top1 in enumerate(tasks[-1].per_class_top1)
+            ],
+        )
+        self._write_json(
+            "summary.json",
+            {
+                "average_accuracy": metrics.average_accuracy,
+                "last_accuracy": metrics.last_accuracy,
+                "average_nme_accuracy": metrics.average_nme_accuracy,
+                "last_nme_accuracy": metrics.last_nme_accuracy,
+                "forgetting": tasks[-1].forgetting,
+                "finished": finished,
+                "tasks_finished": len(tasks),
+                "tasks_total": len(metrics.task_sizes),
+                "task_sizes": list(metrics.task_sizes),
+                "exemplars": exemplars[-1],
+                "seconds": sum(seconds),
+                "curves": curves,
+            },
+        )
+        arrays = io.BytesIO()
+        np.savez_compressed(
+            arrays,
+            predictions=np.asarray(predictions.cnn),
+            nme_predictions=np.asarray(predictions.nme),
+            targets=targets,
+            class_order=np.asarray(class_order),
+        )
+        write_file(self.folder / "predictions.npz", arrays.getvalue())
+        picture = figure_bytes(draw_curves(metrics, title=self.title))
+        write_file(self.folder / "curves.png", picture)
+
+    def _write_csv(self, name: str, header: list[str], rows: Iterable[Iterable]) -> None:
+        """Write a table; None and NaN are empty cells."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows([_cell(value) for value in row] for row in rows)
+        write_file(self.folder / name, text.getvalue().encode())
+
+    def _write_json(self, name: str, content: dict[str, Any]) -> None:
+        """Write an object, indented; NaN, which JSON does not know, is refused."""
+        text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+        write_file(self.folder / name, f"{text}\n".encode())
+
+
+def task_line(task: TaskMetrics, num_tasks: int, exemplars: int, seconds: float) -> str:
+    """Return what a run says after a task, in one line; accuracies are top-1."""
+    parts = [
+        f"task {task.task}/{num_tasks}: {task.classes_seen} classes seen",
+        f"CNN {task.cnn_top1:.2f} %",
+        f"NME {task.nme_top1:.2f} %",
+    ]
+    for name, top1 in (("old", task.old_top1), ("new", task.new_top1)):
+        # In the first task every class is new; nothing is measured where no test image is.
+        if task.task > 1 and top1 is not None:
+            parts.append(f"{name} classes {top1:.2f} %")
+    return ", ".join([*parts, f"{exemplars} exemplars", duration(seconds)])
+
+
+def final_table(metrics: Metrics, exemplars: Sequence[int], seconds: Sequence[float]) -> str:
+    """Return the table that ends a run: average and last accuracy, of the classifier and of NME.
+
+    Raises:
+        ValueError: when no task has been evaluated yet.
+    """
+    if not metrics.tasks:
+        raise ValueError("there is no result to show: final_table needs an evaluated task")
+    last, total = metrics.tasks[-1], len(metrics.task_sizes)
+    over = "over all tasks" if last.task == total else f"over {last.task} of {total} tasks"
+    top1 = " ".join(f"{task.cnn_top1:.2f}" for task in metrics.tasks)
+    lines = [
+        f"top-1 accuracy in percent, {last.classes_seen} classes seen",
+        f"{'':<34}{'average accuracy':>18}{'last accuracy':>18}",
+        f"{'':<34}{over:>18}{f'after task {last.task}':>18}",
+        f"{'CNN (the classifier)':<34}"
+        f"{metrics.average_accuracy:>18.2f}{metrics.last_accuracy:>18.2f}",
+        f"{'NME (nearest mean of exemplars)':<34}"
+        f"{metrics.average_nme_accuracy:>18.2f}{metrics.last_nme_accuracy:>18.2f}",
+        f"CNN after each task: {top1}",
+    ]
+    if last.forgetting is not None:
+        lines.append(f"forgetting (CNN): {last.forgetting:.2f} points")
+    lines.append(f"exemplars held: {exemplars[-1]}; time: {duration(sum(seconds))}")
+    return "\n".join(lines)
+
+
+def setup_console() -> None:
+    """Show what is logged to "memo" on stderr, above any tqdm bar; warnings say that they are one.
+
+    Calling it again does not double the lines.
+    """
+    for handler in LOGGER.handlers[:]:
+        if isinstance(handler, _Console):
+            LOGGER.removeHandler(handler)
+    console = _Console(logging.INFO)
+    console.setFormatter(_ConsoleFormatter("%(message)s"))
+    LOGGER.setLevel(logging.DEBUG)
+    LOGGER.addHandler(console)
+
+
+def provenance(devices: Sequence["torch.device"]) -> dict[str, Any]:
+    """Return where and from what code this run comes, for config.json.
+
+    The keys begin with "_", which marks them as comments when the file is given back as a config:
+    versions, platform, processor, devices with their names, the command, and the git commit of this
+    repository (None outside git) with whether tracked files differ from it.
+    """
+    import torch
+
+    commit = _git("rev-parse", "HEAD")
+    changes = _git("status", "--porcelain", "--untracked-files=no")
+    return {
+        "_command": shlex.join(["python", *sys.argv]),
+        "_git_commit": commit,
+        "_git_dirty": bool(changes) if commit else None,
+        "_python": platform.python_version(),
+        "_torch": torch.__version__,
+        "_torchvision": importlib.metadata.version("torchvision"),
+        "_numpy": np.__version__,
+        "_cuda": torch.version.cuda if any(device.type == "cuda" for device in devices) else None,
+        "_platform": platform.platform(),
+        "_processor": _processor_name(),
+        "_threads": torch.get_num_threads(),
+        "_devices": [
+            f"{device} ({torch.cuda.get_device_name(device)})"
+            if device.type == "cuda"
+            else str(device)
+            for device in devices
+        ],
+    }
+
+
+class _Console(logging.Handler):
+    """Prints on stderr without tearing a progress bar apart."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            tqdm.write(self.format(record), file=sys.stderr)
+        except Exception:
+            self.handleError(record)
+
+
+class _ConsoleFormatter(logging.Formatter):
+    """Plain text; from warnings up, the level in front."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = super().format(record)
+        return f"{record.levelname}: {text}" if record.levelno >= logging.WARNING else text
+
+
+class _LogFile(logging.FileHandler):
+    """Appends to main.log. When that fails, raises the error, which logging would only print."""
+
+    failed = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        # The failure is raised once: after it, the message that tells the user must still get out.
+        if not self.failed:
+            super().emit(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+            return
+        self.failed = True
+        raise named(error, self.baseFilename) from error
+
+    def close(self) -> None:
+        try:
+            super().close()
+        except OSError as error:
+            # Every line is flushed when it is logged: after a failure, closing fails on that line
+            # again, and must not hide the error that is on its way already.
+            if not self.failed:
+                raise named(error, self.baseFilename) from error
+
+
+def _cell(value: Any) -> Any:
+    """Return a value as a CSV shows it: six decimals are far below one test image."""
+    if value is None or value != value:
+        return ""
+    return round(float(value), 6) if isinstance(value, float | np.floating) else value
+
+
+def duration(seconds: float) -> str:
+    """Return a time as people say it: "42 s", "3 min 05 s", "1 h 02 min"."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def _git(*arguments: str) -> str | None:
+    """Return what git says about this repository, or None outside git or without git."""
+
+    def ask(*words: str) -> str | None:
+        command = ["git", "-C", str(REPOSITORY), *words]
+        try:
+            result = subprocess.run(command, capture_output=True, text=True, timeout=10)
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return result.stdout.strip() if result.returncode == 0 else None
+
+    # A copy without .git that lies inside another checkout must not be given that one's commit.
+    top = ask("rev-parse", "--show-toplevel")
+    if top is None or Path(top).resolve() != REPOSITORY:
+        return None
+    return ask(*arguments)
+
+
+def _processor_name() -> str:
+    """Return the processor's model name where the system tells it, else its architecture."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass  # not Linux
+    return platform.processor() or platform.machine()
