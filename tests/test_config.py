@@ -1,0 +1,588 @@
+"""utils/config.py and the front door: precedence, every message, help, and no torch."""
+
+import json
+import subprocess
+import sys
+from contextlib import suppress
+from dataclasses import fields
+
+import pytest
+from conftest import REPOSITORY, run_program
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from utils.config import (
+    OPTIONS,
+    SETTINGS,
+    Config,
+    ConfigError,
+    help_text,
+    load_config,
+    markdown_table,
+)
+
+CLASSES_OF_CIFAR10 = list(range(10))
+
+
+@pytest.fixture
+def load(tmp_path):
+    """Return a function that loads a configuration from flags and, if given, a JSON file."""
+
+    def load(flags="", **values):
+        argv = flags.split() if isinstance(flags, str) else list(flags)
+        if values:
+            path = tmp_path / "x.json"
+            path.write_text(json.dumps(values))
+            argv = ["--config", str(path), *argv]
+        return load_config(argv)
+
+    return load
+
+
+@pytest.fixture
+def problems_of(load):
+    """Return a function that loads what cannot be used, and gives its problems."""
+
+    def problems_of(flags="", **values):
+        with pytest.raises(ConfigError) as caught:
+            load(flags, **values)
+        return caught.value.problems
+
+    return problems_of
+
+
+# --- Where values come from -----------------------------------------------------------------------
+
+
+def test_a_flag_beats_the_file_and_the_file_beats_the_default(load):
+    config, _, _ = load("--lrate 0.3", batch_size=64, lrate=0.2)
+    assert (config.batch_size, config.lrate, config.init_lr) == (64, 0.3, 0.1)
+
+
+def test_without_config_the_file_of_the_method_is_read(tmp_path):
+    (tmp_path / "memo.json").write_text('{"batch_size": 32}')
+    assert load_config([], exps_dir=tmp_path)[0].batch_size == 32
+    assert load_config(["-model", "memo"], exps_dir=tmp_path)[0].batch_size == 32
+    assert load_config(["--batch_size", "8"], exps_dir=tmp_path)[0].batch_size == 8
+
+
+OTHER_VALUES = {  # for every setting, a flag and the JSON value it stands for
+    "prefix": ("-p benchmark", "benchmark"),
+    "dataset": ("--dataset synthetic", "synthetic"),
+    "model_name": ("-model memo", "memo"),
+    "convnet_type": ("-net conv2", "memo_conv2"),
+    "init_cls": ("-init 20", 20),
+    "increment": ("-incre 20", 20),
+    "seed": ("--seed 1993 1 2", [1993, 1, 2]),
+    "shuffle": ("--no-shuffle", False),
+    "class_order": (f"--class_order {' '.join(map(str, range(100)))}", list(range(100))),
+    "torch_seed": ("--torch_seed 5", 5),
+    "stop_after_task": ("--stop_after_task 3", 3),
+    "memory_size": ("-ms 2000", 2000),
+    "fixed_memory": ("--fixed_memory", True),
+    "memory_per_class": ("--memory_per_class 7", 7),
+    "train_base": ("--no-train_base", False),
+    "train_adaptive": ("--train_adaptive", True),
+    "alpha_aux": ("--alpha_aux 0.5", 0.5),
+    "skip": ("--skip --init_checkpoint first.pt", True),
+    "init_checkpoint": ("--init_checkpoint first.pt", "first.pt"),
+    "batch_size": ("--batch_size 16", 16),
+    "scheduler": ("--scheduler cosine", "cosine"),
+    "init_epoch": ("--init_epoch 8", 8),
+    "init_lr": ("--init_lr 1e-2", 0.01),
+    "init_milestones": ("--init_milestones 4 6", [4, 6]),
+    "init_lr_decay": ("--init_lr_decay 1", 1.0),
+    "init_weight_decay": ("--init_weight_decay 0", 0.0),
+    "epochs": ("--epochs 6", 6),
+    "lrate": ("--lrate 0.05", 0.05),
+    "milestones": ("--milestones 80,120,150", [80, 120, 150]),
+    "lrate_decay": ("--lrate_decay .2", 0.2),
+    "weight_decay": ("--weight_decay 5e-4", 5e-4),
+    "t_max": ("--t_max 100", 100),
+    "synthetic_classes": ("--dataset synthetic --synthetic_classes 20", 20),
+    "synthetic_train_per_class": ("--synthetic_train_per_class 9", 9),
+    "synthetic_test_per_class": ("--synthetic_test_per_class 9", 9),
+    "device": ("-d 0 1", [0, 1]),
+    "num_workers": ("--num_workers 0", 0),
+    "data_dir": ("--data_dir 2024", "2024"),
+    "log_dir": ("--log_dir /x", "/x"),
+    "debug": ("--debug", True),
+    "eval_every": ("--eval_every 10", 10),
+}
+
+
+@pytest.mark.parametrize("key", SETTINGS)
+def test_every_setting_is_a_flag_and_a_json_key(key, load):
+    flag, value = OTHER_VALUES[key]
+    config, _, _ = load(flag)
+    assert getattr(config, key) == value
+    # The configuration shown is itself a file that gives the same configuration.
+    assert load("", **json.loads(config.to_json()))[0] == config
+
+
+@pytest.mark.parametrize("key", [key for key, each in SETTINGS.items() if each.kind.switch])
+def test_every_switch_goes_both_ways(key, load):
+    values = {"init_checkpoint": "first.pt"}  # which skip needs
+    assert getattr(load(f"--no-{key}", **values, **{key: True})[0], key) is False
+    assert getattr(load(f"--{key}", **values, **{key: False})[0], key) is True
+    assert getattr(load(f"--{key} --no-{key}", **values)[0], key) is False
+
+
+def test_the_published_line(load):
+    line = (
+        "-model memo -init 10 -incre 10 -ms 3312 -net memo_resnet32 -p fair -d 3 --train_base "
+        "-d 0 1 2 3"
+    )
+    config, warnings, _ = load(line)
+    assert config.device == [0, 1, 2, 3]
+    assert (config.train_base, config.memory_size, config.prefix) == (True, 3312, "fair")
+    assert warnings == []
+
+
+@pytest.mark.parametrize("typed", ["80 120 150", "80,120,150", "80, 120 150"])
+def test_milestones_with_spaces_or_commas(typed, load):
+    assert load(f"--milestones {typed}")[0].milestones == [80, 120, 150]
+
+
+@pytest.mark.parametrize(
+    ("typed", "value"), [("-d -1", [-1]), ("-d=-1", [-1]), ("-d 0,1", [0, 1]), ("--device 2", [2])]
+)
+def test_devices_typed(typed, value, load):
+    assert load(typed)[0].device == value
+
+
+@pytest.mark.parametrize(
+    ("value", "ids"), [([], []), (0, [0]), ("0", [0]), (["0", "1"], [0, 1]), ([-1], [-1])]
+)
+def test_devices_in_json(value, ids, load):
+    assert load(device=value)[0].device == ids
+
+
+def test_a_single_seed_in_json(load):
+    assert load(seed=7)[0].seed == [7]
+
+
+def test_keys_with_an_underscore_are_notes(load):
+    assert load(_torch="2.14", _anything={"a": 1}, batch_size=32)[0].batch_size == 32
+
+
+def test_a_file_may_begin_with_a_byte_order_mark(tmp_path):
+    path = tmp_path / "bom.json"
+    path.write_bytes(b'\xef\xbb\xbf{"batch_size": 32}')
+    assert load_config(["--config", str(path)])[0].batch_size == 32
+
+
+# --- What is left open is resolved ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("init_cls", "train"), [(5, True), (20, True), (21, False), (50, False)])
+def test_train_base_auto_depends_on_the_first_task(init_cls, train, load):
+    assert load(f"-init {init_cls}")[0].train_base is train
+    assert load(train_base="auto", init_cls=init_cls)[0].train_base is train
+    assert Config(init_cls=init_cls).train_base is train
+
+
+def test_a_forced_train_base_is_kept(load):
+    assert load("--train_base", init_cls=50)[0].train_base is True
+    assert load(init_cls=10, train_base=False)[0].train_base is False
+
+
+def test_t_max_is_the_later_epochs_unless_given(load):
+    assert load("--epochs 12")[0].t_max == 12
+    assert load("--epochs 12", t_max=None)[0].t_max == 12
+    assert load("--epochs 12 --t_max 9")[0].t_max == 9
+    assert Config(epochs=12).t_max == 12
+
+
+@pytest.mark.parametrize(
+    ("typed", "name"),
+    [
+        ("resnet32", "memo_resnet32"),
+        ("memo_resnet32", "memo_resnet32"),
+        ("resnet14_cifar", "memo_resnet14_cifar"),
+        ("MEMO_CONV2", "memo_conv2"),
+    ],
+)
+def test_memo_may_be_left_off_the_backbone(typed, name, load):
+    assert load(f"-net {typed}")[0].convnet_type == name
+
+
+def test_two_configurations_share_no_list():
+    first, second = Config(), Config()
+    first.milestones.append(1)
+    assert second.milestones == [80, 120, 150] == Config().milestones
+
+
+def test_from_dict_checks_and_to_dict_gives_it_back():
+    config = Config.from_dict({"dataset": "cifar10", "init_cls": 2, "increment": 2, "_note": 1})
+    assert Config.from_dict(config.to_dict()) == config
+    with pytest.raises(ConfigError, match=r"there is no setting \"milestone\"; did you mean mile"):
+        Config.from_dict({"milestone": [1]})
+    with pytest.raises(ConfigError, match="a first task of 11 classes is impossible"):
+        Config.from_dict({"dataset": "cifar10", "init_cls": 11})
+
+
+# --- What is refused ------------------------------------------------------------------------------
+
+BAD_JSON_VALUES = [  # key, wrong value, what the message says would be right
+    ("prefix", "fiar", 'one of benchmark, fair, auc, got "fiar"; did you mean fair?'),
+    ("prefix", 1, "one of benchmark, fair, auc, got 1"),
+    ("dataset", "cifar1000", "did you mean cifar100?"),
+    ("dataset", None, "got null"),
+    ("model_name", "der", 'must be memo, got "der"'),
+    ("convnet_type", "memo_resnet33", "there is no backbone 'memo_resnet33': did you mean"),
+    ("convnet_type", 32, "the name of a backbone"),
+    ("init_cls", 0, "a whole number of at least 1, got 0"),
+    ("init_cls", -10, "a whole number of at least 1, got -10"),
+    ("init_cls", 10.0, "a whole number of at least 1, got 10.0"),
+    ("init_cls", "10", 'a whole number of at least 1, got "10"'),
+    ("init_cls", True, "a whole number of at least 1, got true"),
+    ("increment", 0, "a whole number of at least 1, got 0"),
+    ("increment", -1, "a whole number of at least 1, got -1"),
+    ("increment", [10], "a whole number of at least 1, got [10]"),
+    ("seed", "a", "whole numbers from 0"),
+    ("seed", [], "whole numbers from 0"),
+    ("seed", [1, 1], "different whole numbers"),
+    ("seed", [-1], "whole numbers from 0"),
+    ("seed", 2**32, "at most 4294967295"),
+    ("shuffle", 1, "true or false, got 1"),
+    ("class_order", [0, 1, 1], "each once"),
+    ("class_order", "0 1 2", "each once"),
+    ("torch_seed", -1, "a whole number from 0 to 4294967295"),
+    ("stop_after_task", -1, "a whole number of at least 0"),
+    ("memory_size", "many", "a whole number of at least 0"),
+    ("memory_size", -5, "a whole number of at least 0"),
+    ("memory_size", 10**30, "at most 1000000000"),
+    ("fixed_memory", "yes", "true or false"),
+    ("memory_per_class", 0, "a whole number of at least 1"),
+    ("train_base", "always", 'true, false or "auto"'),
+    ("train_base", None, 'true, false or "auto"'),
+    ("train_adaptive", "auto", "true or false"),
+    ("alpha_aux", -0.1, "a number of at least 0"),
+    ("alpha_aux", float("nan"), "a number of at least 0, got NaN"),
+    ("skip", "no", "true or false"),
+    ("init_checkpoint", "", "the path of a checkpoint"),
+    ("batch_size", 0, "a whole number of at least 1"),
+    ("batch_size", 1.5, "a whole number of at least 1"),
+    ("scheduler", "step", "did you mean steplr?"),
+    ("init_epoch", 0, "a whole number of at least 1"),
+    ("init_lr", 0, "a number above 0"),
+    ("init_lr", float("inf"), "a number above 0, got Infinity"),
+    ("init_lr", 10**400, "a number above 0"),
+    ("init_milestones", [120, 60], "epochs above 0 in rising order, such as 80 120 150"),
+    ("init_milestones", 60, "in rising order"),
+    ("init_lr_decay", 0, "a number above 0 and at most 1"),
+    ("init_lr_decay", 1.1, "a number above 0 and at most 1"),
+    ("init_weight_decay", -1e-4, "a number of at least 0"),
+    ("epochs", -170, "a whole number of at least 1"),
+    ("lrate", "0.1", "a number above 0"),
+    ("lrate", False, "a number above 0"),
+    ("milestones", [0, 80], "epochs above 0 in rising order"),
+    ("milestones", [-80], "epochs above 0 in rising order"),
+    ("milestones", [80, 80], "in rising order"),
+    ("milestones", ["80"], "in rising order"),
+    ("milestones", {"a": 1}, "in rising order"),
+    ("lrate_decay", -0.1, "a number above 0 and at most 1"),
+    ("lrate_decay", None, "a number above 0 and at most 1"),
+    ("weight_decay", "small", "a number of at least 0"),
+    ("t_max", 0, "a whole number of at least 1, or null"),
+    ("synthetic_classes", 101, "at most 100"),
+    ("synthetic_classes", 1, "a whole number from 2 to 100"),
+    ("synthetic_train_per_class", 0, "a whole number from 1 to 10000"),
+    ("synthetic_test_per_class", 0, "a whole number from 1 to 10000"),
+    ("device", "cpu", "GPU ids, or -1 alone for the CPU"),
+    ("device", [0, -1], "or -1 alone"),
+    ("device", [0, 0], "different GPU ids"),
+    ("device", [-2], "GPU ids"),
+    ("device", None, "GPU ids"),
+    ("num_workers", -1, "a whole number from 0"),
+    ("data_dir", " ", "the path of a folder"),
+    ("log_dir", 3, "the path of a folder"),
+    ("debug", 0, "true or false"),
+    ("eval_every", -1, "a whole number of at least 0"),
+]
+
+
+@pytest.mark.parametrize(("key", "value", "says"), BAD_JSON_VALUES)
+def test_wrong_values_in_json(key, value, says, problems_of):
+    (problem,) = problems_of(**{key: value})
+    assert f"x.json: {key}: " in problem
+    assert says in problem
+
+
+def test_every_key_has_a_wrong_value_in_the_table():
+    assert {key for key, _, _ in BAD_JSON_VALUES} == set(SETTINGS)
+
+
+BAD_FLAGS = [  # the words typed, what the one message says
+    ("-ms x", '-ms: must be a whole number of at least 0, got "x"'),
+    ("--batch_size 1.5", "--batch_size: must be a whole number of at least 1, got 1.5"),
+    ("--lrate", "--lrate: must be a number above 0, got nothing"),
+    ("--lrate .1 .2", "--lrate: must be a number above 0, got [0.1, 0.2]"),
+    ("--lrate -1e-3", "--lrate: must be a number above 0, got -0.001"),
+    ("--lrate nan", "--lrate: must be a number above 0, got NaN"),
+    ("--milestones 120 80", "--milestones: must be epochs above 0 in rising order"),
+    ("--milestones 80;120", "--milestones: must be epochs above 0 in rising order"),
+    ("--milestones", "got nothing"),
+    ("-d", "-d: must be different GPU ids, or -1 alone for the CPU, got nothing"),
+    ("-d 0 -1", "-d: must be different GPU ids, or -1 alone"),
+    ("-d cuda", '-d: must be different GPU ids, or -1 alone for the CPU, got ["cuda"]'),
+    ("--class_order", "got nothing"),
+    ("--data_dir", "--data_dir: must be the path of a folder, got nothing"),
+    ("--train_base yes", '"yes" cannot be understood'),
+    ("--train_base=yes", '--train_base: takes no value, got "yes"'),
+    ("fast", '"fast" cannot be understood'),
+    ("-model der", "-model: must be memo"),
+    ("--config", "--config: must be the path of a JSON file, got nothing"),
+    ("--epoch 5", "--epoch: there is no such flag; did you mean --epochs?"),
+    ("--memory-size 5", "--memory-size: there is no such flag; did you mean --memory_size?"),
+    ("-memory_size 5", "-memory_size: there is no such flag; did you mean --memory_size?"),
+    ("-debug", "-debug: there is no such flag; did you mean --debug?"),
+    ("--no_train_base", "--no_train_base: there is no such flag; did you mean --no-train_base?"),
+    ("--bogus_thing 3 4", "--bogus_thing: there is no such flag; --help lists the flags"),
+    ("--", "--: there is no such flag"),
+    ("-init 101", "-init: a first task of 101 classes is impossible, cifar100 has 100"),
+    ("-ms 99", "-ms: 99 exemplars cannot cover the 100 classes of cifar100"),
+    ("-ms 0", "memory_size must be 100 or more"),
+    ("--dataset cifar10 -ms 9", "9 exemplars cannot cover the 10 classes of cifar10"),
+    ("--skip", "--skip: skip needs a trained first task to start from; give --init_checkpoint"),
+    ("--stop_after_task 11", "--stop_after_task: the run cannot stop after task 11, it has 10"),
+    ("-net resnet18", "-net: resnet18 is made for 224x224 images, but those of cifar100 are 32x32"),
+    ("--class_order 0 1 2", "--class_order: class_order must hold every class of cifar100"),
+    ("--dataset imagenet100 -net resnet18", "imagenet100 is not available in this version"),
+]
+
+
+@pytest.mark.parametrize(("typed", "says"), BAD_FLAGS)
+def test_wrong_flags(typed, says, problems_of):
+    (problem,) = problems_of(typed)
+    assert says in problem
+
+
+def test_a_cifar_backbone_with_imagenet_data(problems_of):
+    problems = problems_of("--dataset imagenet100")
+    assert any(
+        "resnet32 is made for 32x32 images, but those of imagenet100 are 224x224; use one of "
+        "memo_resnet18, " in problem
+        for problem in problems
+    )
+    assert any("cifar10, cifar100 and synthetic are" in problem for problem in problems)
+
+
+def test_a_class_order_must_be_complete(problems_of, load):
+    values = {"dataset": "cifar10", "init_cls": 2, "increment": 2, "memory_size": 100}
+    assert load(class_order=CLASSES_OF_CIFAR10[::-1], **values)[0].class_order[0] == 9
+    (problem,) = problems_of(class_order=[*CLASSES_OF_CIFAR10[:-1], 10], **values)
+    assert "every class of cifar10 from 0 to 9 exactly once" in problem
+
+
+def test_fixed_memory_needs_no_memory_size(load):
+    assert load("--fixed_memory -ms 0")[0].memory_per_class == 20
+
+
+def test_all_problems_come_in_one_message(problems_of, load):
+    flags, values = "-ms x --mileston 3 -d", {"lrate": 0, "epoch": 1, "init_cls": 101}
+    problems = problems_of(flags, **values)
+    assert len(problems) == 6
+    for place in ("-ms:", "--mileston:", "-d:", "lrate:", '"epoch"', "init_cls: a first task"):
+        assert any(place in problem for problem in problems), place
+    with pytest.raises(ConfigError) as caught:
+        load(flags, **values)
+    message = str(caught.value)
+    assert message.startswith("6 problems with the settings:\n")
+    assert all(problem in message for problem in problems)
+    assert all("\n" not in problem for problem in problems)
+
+
+def test_a_wrong_value_starts_no_further_complaints(problems_of):
+    # Nothing is said about how 101 classes or a budget go with a data set that is not known.
+    (problem,) = problems_of("--dataset cifar -init 101 -ms 5")
+    assert "--dataset" in problem
+
+
+def test_a_flag_does_not_excuse_a_mistake_in_the_file(problems_of):
+    (problem,) = problems_of("--batch_size 8", batch_size="big")
+    assert "x.json: batch_size" in problem
+
+
+BAD_FILES = [  # the bytes of the file, what the one message says
+    (b"", "x.json: not valid JSON at line 1, column 1"),
+    (b'{"epochs": 3,}', "x.json: not valid JSON at line 1"),
+    (b"{\n'epochs': 3}", "x.json: not valid JSON at line 2"),
+    (b'{"epochs": 3', "x.json: not valid JSON"),
+    (b'{"epochs": 3} {}', "x.json: not valid JSON"),
+    (b"\xff\xfe{}", "x.json: the file is not UTF-8 text (byte 0)"),
+    (b'{"data_dir": "caf\xe9"}', "x.json: the file is not UTF-8 text (byte 17)"),
+    (b"[1, 2]", "x.json: it must hold one object with settings"),
+    (b"null", "x.json: it must hold one object with settings"),
+    (b'{"epochs": 3, "epochs": 3}', 'x.json: "epochs" is there twice; keep one'),
+    (b'{"epoch": 3}', 'x.json: there is no setting "epoch"; did you mean epochs?'),
+    (b'{"zzz": 3}', 'x.json: there is no setting "zzz"; --help lists them'),
+    (b'{"epochs": ' + b"9" * 5000 + b"}", "x.json: not valid JSON: a number is too long"),
+    (b"[" * 200_000, "x.json: not valid JSON"),
+]
+
+
+@pytest.mark.parametrize(("content", "says"), BAD_FILES, ids=[says for _, says in BAD_FILES])
+def test_bad_files(content, says, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x.json").write_bytes(content)
+    with pytest.raises(ConfigError) as caught:
+        load_config(["--config", "x.json"])
+    (problem,) = caught.value.problems
+    assert problem.startswith(says)
+
+
+def test_a_missing_file_a_folder_and_an_unreadable_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=r"^no\.json: there is no such file"):
+        load_config(["--config", "no.json"])
+    (tmp_path / "folder.json").mkdir()
+    with pytest.raises(ConfigError, match=r"^folder\.json: this is a folder"):
+        load_config(["--config", "folder.json"])
+    with pytest.raises(ConfigError, match=r"^exps/memo\.json: there is no such file"):
+        load_config([], exps_dir=tmp_path)
+    (tmp_path / "x.json").write_text("{}")
+    with pytest.raises(ConfigError, match=r"^x.json/y.json: the file cannot be read \("):
+        load_config(["--config", "x.json/y.json"])
+
+
+def test_mistakes_in_flags_are_told_beside_an_unusable_file(tmp_path):
+    with pytest.raises(ConfigError) as caught:
+        load_config(["--config", str(tmp_path), "-ms", "x"])
+    assert len(caught.value.problems) == 2
+
+
+# --- What is warned of ----------------------------------------------------------------------------
+
+WARNINGS = [  # the words typed, what the one warning says
+    ("-init 50 -ms 2729 --train_base", "--train_base: train_base is on with 50 base classes"),
+    ("-ms 2000", "-ms: 2000 exemplars are not what `fair` grants here (3312)"),
+    ("-p benchmark", "memo.json: memory_size: 3312 exemplars are not what `benchmark` grants"),
+    ("--fixed_memory", "2000 exemplars are not what `fair` grants here (3312)"),
+    ("--milestones 80 200", "--milestones: milestone 200 is never reached, training ends after"),
+    ("--milestones 80 170", "--milestones: milestone 170 is never reached, training ends after"),
+    ("--init_epoch 100", "init_milestones: milestones 120, 170 are never reached"),
+    ("--epochs 160 --scheduler cosine --t_max 170", "--t_max: the cosine reaches 0 after 170"),
+    ("--init_checkpoint f.pt", "--init_checkpoint: init_checkpoint is not used without --skip"),
+    ("--seed 1 2 --no-shuffle", "--seed: shuffle is off, so the runs of the 2 seeds"),
+]
+
+
+@pytest.mark.parametrize(("typed", "says"), WARNINGS)
+def test_warnings(typed, says, load):
+    _, warnings, _ = load(typed)
+    assert len(warnings) == 1
+    assert says in warnings[0]
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "",
+        "-init 50 -ms 2729",
+        "-init 50 -ms 2729 --no-train_base",
+        "-p benchmark -ms 2000",
+        "-p auc -ms 2118 -net conv2",
+        "--dataset synthetic -ms 200",
+        "--scheduler cosine --epochs 20",
+        "--skip --init_checkpoint f.pt",
+        "--epochs 200 --milestones 199",
+    ],
+)
+def test_no_warning_without_reason(typed, load):
+    assert load(typed)[1] == []
+
+
+# --- Help, table, program -------------------------------------------------------------------------
+
+
+def test_help_and_table_name_every_flag_and_key():
+    text, table = help_text(), markdown_table()
+    for each in (*SETTINGS.values(), *OPTIONS.values()):
+        for flag in each.flags:
+            assert flag in text
+            assert f"`{flag}`" in table
+    rows = table.splitlines()
+    assert len(rows) == 2 + len(fields(Config)) + len(OPTIONS)
+    assert all(row.count("|") == 6 for row in rows)
+    assert max(map(len, text.splitlines())) <= 100
+
+
+def test_help_wins_over_mistakes():
+    assert load_config(["--bogus", "-h"])[2].help
+    assert not load_config([])[2].help
+
+
+def test_print_config_needs_no_torch_and_prints_nothing_else():
+    code = (
+        "import sys, main_memo; code = main_memo.main(sys.argv[1:]); "
+        "sys.exit(code or ('torch' in sys.modules) * 50)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "--print_config", "-ms", "2000"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0
+    assert Config.from_dict(json.loads(done.stdout)).memory_size == 2000
+    assert done.stderr.startswith("WARNING: -ms: 2000 exemplars")
+
+
+def test_mistakes_need_no_torch_and_exit_with_2():
+    code = (
+        "import sys, main_memo; code = main_memo.main(sys.argv[1:]); "
+        "sys.exit(50 if 'torch' in sys.modules else code)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "-ms", "many", "--epoch", "3"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+    assert done.stderr.startswith("main_memo.py: 2 problems with the settings:\n")
+
+
+def test_the_program_prints_its_help():
+    done = run_program("--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == help_text()
+
+
+# --- Properties -----------------------------------------------------------------------------------
+
+_numbers = {
+    "batch_size": st.integers(1, 10**9),
+    "epochs": st.integers(1, 10**9),
+    "lrate": st.floats(1e-12, 1e6),
+    "alpha_aux": st.floats(0, 1e6),
+    "torch_seed": st.integers(0, 2**32 - 1),
+}
+
+
+@settings(deadline=None)
+@given(
+    in_file=st.fixed_dictionaries({}, optional=_numbers),
+    typed=st.fixed_dictionaries({}, optional=_numbers),
+)
+def test_precedence_holds_for_all_values(in_file, typed, tmp_path_factory):
+    path = tmp_path_factory.getbasetemp() / "precedence.json"
+    path.write_text(json.dumps(in_file))
+    flags = [word for key, value in typed.items() for word in (f"--{key}", repr(value))]
+    config, _, _ = load_config(["--config", str(path), *flags])
+    for key, each in SETTINGS.items():
+        if key in _numbers:
+            assert getattr(config, key) == typed.get(key, in_file.get(key, each.default))
+
+
+@settings(deadline=None)
+@given(st.lists(st.text(max_size=8), max_size=6))
+def test_no_words_make_a_traceback(words):
+    with suppress(ConfigError):
+        load_config(words)

@@ -1,0 +1,510 @@
+"""Everything a run depends on: declared once, read from three places, checked as a whole.
+
+A setting is one entry of `Config` below: its default, what values it takes, what it means, its
+short flag. The command line, the JSON files, `--help` and README's table all come from there. To
+add a setting, add an entry; to forbid a combination, add a `@rule`; to warn of a legal but
+suspicious one, add a `@caution`. How flags and files are read is in utils/settings.py.
+
+Where values come from, the later winning:
+
+1. the defaults below, which are the published CIFAR-100 experiment;
+2. a JSON file: `--config FILE`, else exps/{model_name}.json. What `--print_config` prints and the
+   config.json that a run leaves in its folder are such files;
+3. the flags actually typed. A flag's default never overrides a file.
+
+The files in exps/ hold every setting that a result depends on. They leave out where and how it is
+computed and watched, or where it starts and stops: device, num_workers, data_dir, log_dir, debug,
+eval_every, stop_after_task, skip, init_checkpoint, and for real data the synthetic_... settings.
+
+Nothing is used before all of it has been checked, and every mistake found is reported in one
+message (`ConfigError`). The check needs no torch, so it answers at once.
+
+    config, warnings, options = load_config(["-ms", "2000", "-p", "benchmark"])
+"""
+
+# The linter takes a list made by `setting` for one shared by all instances; each gets its own.
+# ruff: noqa: RUF009
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from utils.budget import aligned_memory_size
+from utils.catalog import BACKBONES, DATASETS, METHODS, READABLE_DATASETS, find_backbone
+from utils.data_manager import split_classes
+from utils.settings import (
+    ACTION,
+    SWITCH,
+    WHOLE_FILE,
+    Given,
+    Kind,
+    Problem,
+    ask,
+    check,
+    choice,
+    declared,
+    help_lines,
+    name_keys,
+    number,
+    or_none,
+    parse_flags,
+    read_json,
+    read_number,
+    require,
+    setting,
+    several,
+    table_lines,
+    text,
+    whole,
+)
+
+EXPS_DIR = Path(__file__).resolve().parent.parent / "exps"
+
+# Published runs train the trunk after the first task for first tasks of 5, 10 and 20 classes and
+# freeze it for 50 and more; the paper's curves cross near 20 (MEMO, ICLR 2023, figure 5).
+TRAIN_BASE_UP_TO = 20
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used; `problems` holds one sentence for every mistake."""
+
+    def __init__(self, problems: Sequence[str]):
+        self.problems = list(problems)
+        listed = "".join(f"\n  - {problem}" for problem in self.problems)
+        several_ = f"{len(self.problems)} problems with the settings:{listed}"
+        super().__init__(self.problems[0] if len(self.problems) == 1 else several_)
+
+
+# --- The kinds of values that only this project has -----------------------------------------------
+
+
+def _train_base(value: Any) -> bool | str:
+    return value if value == "auto" else SWITCH.check(value)
+
+
+def _backbone(value: Any) -> str:
+    require(isinstance(value, str))
+    return find_backbone(value).name
+
+
+def _gpu_id(value: Any) -> int:
+    # The authors' files hold strings: "device": ["0", "1"].
+    return whole(-1).check(read_number(value) if isinstance(value, str) else value)
+
+
+def _all_different(values: list) -> bool:
+    return len(set(values)) == len(values)
+
+
+POSITIVE = number("a number above 0", lambda value: value > 0)
+NOT_NEGATIVE = number("a number of at least 0", lambda value: value >= 0)
+DECAY = number("a number above 0 and at most 1", lambda value: 0 < value <= 1)
+SEED = whole(0, 2**32 - 1)  # the range of NumPy's legacy generator
+SEEDS = several(
+    f"different whole numbers from 0 to {2**32 - 1}",
+    SEED,
+    lambda values: values != [] and _all_different(values),
+    single=True,
+)
+MILESTONES = several(
+    "epochs above 0 in rising order, such as 80 120 150",
+    whole(1),
+    lambda values: all(a < b for a, b in pairwise(values)),
+)
+CLASS_ORDER = several("the numbers of all classes, each once", whole(0), _all_different)
+DEVICES = several(
+    "different GPU ids, or -1 alone for the CPU",
+    Kind("a GPU id", _gpu_id, read_number),
+    lambda ids: _all_different(ids) and (-1 not in ids or ids == [-1]),
+    single=True,
+)
+BACKBONE = Kind("the name of a backbone, such as memo_resnet32", _backbone)
+AUTO_SWITCH = Kind('true, false or "auto"', _train_base, switch=True, off=True)
+
+
+def _backbone_names(image_size: int) -> str:
+    return ", ".join(f"memo_{n.name}" for n in BACKBONES.values() if n.image_size == image_size)
+
+
+# --- The settings ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Config:
+    """All settings of a run, resolved: nothing in it is "auto" any more.
+
+    `load_config` and `from_dict` check what they are given. Made directly, a Config is not checked.
+    """
+
+    # fmt: off
+    prefix: str = setting("fair", choice("benchmark", "fair", "auc"),
+        "protocol, and the folder under logs/: `benchmark` gives every method the same number of "
+        "exemplars, `fair` the same bytes, `auc` is one point of the performance-memory curve",
+        "-p", section="Experiment")
+    dataset: str = setting("cifar100", choice(*DATASETS),
+        "data set; `synthetic` is drawn by the program, needs no download and is no benchmark")
+    model_name: str = setting("memo", choice(*METHODS),
+        "method; without --config, exps/{model_name}.json is read", "-model")
+    convnet_type: str = setting("memo_resnet32", BACKBONE,
+        f"backbone, for 32x32 images {_backbone_names(32)}, for ImageNet {_backbone_names(224)}; "
+        "`memo_` may be left off for MEMO", "-net")
+    init_cls: int = setting(10, whole(1), "classes in the first task", "-init")
+    increment: int = setting(10, whole(1),
+        "classes in every later task; the last one takes what is left", "-incre")
+    seed: list[int] = setting([1993], SEEDS,
+        "seeds of the class order; one run for each")
+    shuffle: bool = setting(True, SWITCH,
+        "draw the class order from the seed; else the classes come in their own order")
+    class_order: list[int] | None = setting(None, or_none(CLASS_ORDER),
+        "classes in the order in which they come, instead of the seeded order")
+    torch_seed: int = setting(1, SEED,
+        "seed of everything else: weights, batches, augmentation")
+    stop_after_task: int = setting(0, whole(0),
+        "stop after this task, counted from 1; 0 runs them all")
+
+    memory_size: int = setting(3312, whole(0),
+        "exemplars kept in all, shared evenly by the classes seen", "-ms", section="Memory")
+    fixed_memory: bool = setting(False, SWITCH,
+        "keep memory_per_class exemplars of every class instead of sharing memory_size")
+    memory_per_class: int = setting(20, whole(1),
+        "exemplars of each class under fixed_memory; without it, not used")
+
+    train_base: bool = setting("auto", AUTO_SWITCH,
+        "go on training the generalized blocks after the first task; `auto` (in JSON) does so for "
+        f"first tasks of up to {TRAIN_BASE_UP_TO} classes", section="Method")
+    train_adaptive: bool = setting(False, SWITCH,
+        "go on training the specialized blocks of earlier tasks; the published runs freeze them")
+    alpha_aux: float = setting(1.0, NOT_NEGATIVE,
+        "weight of the auxiliary loss")
+    skip: bool = setting(False, SWITCH,
+        "do not train the first task but read it from init_checkpoint")
+    init_checkpoint: str | None = setting(None, or_none(text("the path of a checkpoint")),
+        "trained first task for skip: a run's task_1.pt, or a file in the survey's format")
+
+    batch_size: int = setting(128, whole(1), "images in a training batch", section="Training")
+    scheduler: str = setting("steplr", choice("steplr", "cosine"),
+        "learning rate: steps at the milestones, or a cosine to 0")
+    init_epoch: int = setting(200, whole(1), "first task: epochs")
+    init_lr: float = setting(0.1, POSITIVE, "first task: learning rate")
+    init_milestones: list[int] = setting([60, 120, 170], MILESTONES,
+        "first task: epochs after which steplr lowers the learning rate")
+    init_lr_decay: float = setting(0.1, DECAY, "first task: factor of each step")
+    init_weight_decay: float = setting(5e-4, NOT_NEGATIVE, "first task: weight decay")
+    epochs: int = setting(170, whole(1), "later tasks: epochs")
+    lrate: float = setting(0.1, POSITIVE, "later tasks: learning rate")
+    milestones: list[int] = setting([80, 120, 150], MILESTONES,
+        "later tasks: epochs after which steplr lowers the learning rate")
+    lrate_decay: float = setting(0.1, DECAY, "later tasks: factor of each step")
+    weight_decay: float = setting(2e-4, NOT_NEGATIVE, "later tasks: weight decay")
+    t_max: int = setting(None, or_none(whole(1)),
+        "later tasks: period of the cosine in epochs; left open, it is `epochs` "
+        "(the first task's is `init_epoch`)")
+
+    synthetic_classes: int = setting(100, whole(2, DATASETS["synthetic"].classes),
+        "classes of the synthetic data set", section="Synthetic data")
+    synthetic_train_per_class: int = setting(100, whole(1, 10_000),
+        "its training images of each class")
+    synthetic_test_per_class: int = setting(20, whole(1, 10_000),
+        "its test images of each class")
+
+    device: list[int] = setting([], DEVICES,
+        "GPU ids; several share each batch (DataParallel); -1 is the CPU; [] (in JSON) is the "
+        "first GPU, or the CPU where there is none", "-d", section="Machine and logs")
+    num_workers: int = setting(4, whole(0, 1024),
+        "processes that read images from files; data sets held in memory use none")
+    data_dir: str = setting("./data", text("the path of a folder"),
+        "folder of the data sets")
+    log_dir: str = setting("./logs", text("the path of a folder"),
+        "folder under which every run makes its own")
+    debug: bool = setting(False, SWITCH, "put the run's folder under debug/ in log_dir")
+    eval_every: int = setting(0, whole(0),
+        "also test every so many epochs inside a task; 0 tests after each task only")
+    # fmt: on
+
+    def __post_init__(self) -> None:
+        """Resolve what may be left open, so that all who read a Config find plain values."""
+        if self.train_base == "auto":
+            object.__setattr__(self, "train_base", self.init_cls <= TRAIN_BASE_UP_TO)
+        if self.t_max is None:
+            object.__setattr__(self, "t_max", self.epochs)
+        if self.model_name == "memo" and not self.convnet_type.startswith("memo_"):
+            object.__setattr__(self, "convnet_type", f"memo_{self.convnet_type}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings as one flat object of JSON values, in the order declared."""
+        return asdict(self)
+
+    def to_json(self) -> str:
+        """Return the settings as a JSON file, one a line."""
+        lines = [f"  {json.dumps(key)}: {json.dumps(v)}" for key, v in self.to_dict().items()]
+        return "{\n" + ",\n".join(lines) + "\n}\n"
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Config":
+        """Make a checked Config from JSON values; what is missing takes its default.
+
+        Raises:
+            ConfigError: naming every unknown key, wrong value and impossible combination.
+        """
+        given, problems = name_keys(values, "", SETTINGS)
+        checked, wrong = check(given, SETTINGS)
+        return _finish(checked, given, problems + wrong)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is asked of this one call of the program; no part of a run's configuration."""
+
+    # fmt: off
+    config: str | None = setting(None, text("the path of a JSON file"),
+        "JSON file with the settings of a run, such as those in exps/",
+        section="This call (not keys of the JSON)")
+    print_config: bool = setting(False, ACTION,
+        "print the resolved configuration as JSON and leave")
+    help: bool = setting(False, ACTION, "print this text and leave", "-h")
+    # fmt: on
+
+
+SETTINGS = declared(Config)
+OPTIONS = declared(Options)
+
+
+# --- What settings must be together ---------------------------------------------------------------
+# A rule takes the settings it is about as parameters, and returns the sentence that says what is
+# wrong, or None. It is not asked where one of them is wrong by itself. The sentence is shown behind
+# the place (flag, or file and key) that the first parameter came from.
+
+_RULES: list[Callable[..., str | None]] = []
+_CAUTIONS: list[Callable[..., str | None]] = []
+
+
+def rule(function: Callable[..., str | None]) -> Callable[..., str | None]:
+    """Refuse the configuration where the function returns a sentence."""
+    _RULES.append(function)
+    return function
+
+
+def caution(function: Callable[..., str | None]) -> Callable[..., str | None]:
+    """Warn where the function returns a sentence; it is asked about resolved, legal values only."""
+    _CAUTIONS.append(function)
+    return function
+
+
+def num_classes(dataset: str, synthetic_classes: int) -> int:
+    """Return how many classes the run's data set has."""
+    return synthetic_classes if dataset == "synthetic" else DATASETS[dataset].classes
+
+
+@rule
+def _data_set_can_be_read(dataset):
+    if dataset not in READABLE_DATASETS:
+        return (
+            f"{dataset} is not available in this version; {', '.join(READABLE_DATASETS[:-1])} "
+            f"and {READABLE_DATASETS[-1]} are"
+        )
+
+
+@rule
+def _backbone_suits_the_images(convnet_type, dataset):
+    net, side = find_backbone(convnet_type), DATASETS[dataset].image_size
+    if net.image_size != side:
+        return (
+            f"{net.name} is made for {net.image_size}x{net.image_size} images, but those of "
+            f"{dataset} are {side}x{side}; use one of {_backbone_names(side)}"
+        )
+
+
+@rule
+def _first_task_fits(init_cls, dataset, synthetic_classes):
+    classes = num_classes(dataset, synthetic_classes)
+    if init_cls > classes:
+        return (
+            f"a first task of {init_cls} classes is impossible, {dataset} has {classes}; "
+            f"init_cls must be {classes} or less"
+        )
+
+
+@rule
+def _run_has_the_task_to_stop_after(
+    stop_after_task, init_cls, increment, dataset, synthetic_classes
+):
+    classes = num_classes(dataset, synthetic_classes)
+    if init_cls > classes:
+        return None  # another rule's sentence
+    tasks = len(split_classes(classes, init_cls, increment))
+    if stop_after_task > tasks:
+        return (
+            f"the run cannot stop after task {stop_after_task}, it has {tasks}; stop_after_task "
+            f"must be {tasks} or less (0 runs them all)"
+        )
+
+
+@rule
+def _every_class_gets_an_exemplar(memory_size, fixed_memory, dataset, synthetic_classes):
+    classes = num_classes(dataset, synthetic_classes)
+    if not fixed_memory and memory_size < classes:
+        return (
+            f"{memory_size} exemplars cannot cover the {classes} classes of {dataset}; "
+            f"memory_size must be {classes} or more"
+        )
+
+
+@rule
+def _class_order_is_complete(class_order, dataset, synthetic_classes):
+    classes = num_classes(dataset, synthetic_classes)
+    if class_order is not None and sorted(class_order) != list(range(classes)):
+        return (
+            f"class_order must hold every class of {dataset} from 0 to {classes - 1} exactly once"
+        )
+
+
+@rule
+def _skipping_has_something_to_start_from(skip, init_checkpoint):
+    if skip and init_checkpoint is None:
+        return "skip needs a trained first task to start from; give --init_checkpoint FILE"
+
+
+@caution
+def _trunk_is_trained_with_many_base_classes(train_base, init_cls):
+    if train_base and init_cls > TRAIN_BASE_UP_TO:
+        return (
+            f"train_base is on with {init_cls} base classes; the published runs freeze the "
+            f"generalized blocks with more than {TRAIN_BASE_UP_TO} (--no-train_base)"
+        )
+
+
+@caution
+def _memory_is_that_of_the_protocol(
+    memory_size,
+    fixed_memory,
+    memory_per_class,
+    prefix,
+    dataset,
+    convnet_type,
+    init_cls,
+    increment,
+):
+    if dataset == "synthetic" or prefix == "auc":
+        return None  # no protocol is published for synthetic; auc's budget depends on the point
+    if prefix == "benchmark":
+        granted = DATASETS[dataset].benchmark_exemplars
+    else:
+        granted = aligned_memory_size(dataset, convnet_type, init_cls, increment)
+    held = memory_per_class * DATASETS[dataset].classes if fixed_memory else memory_size
+    if held != granted:
+        return (
+            f"{held} exemplars are not what `{prefix}` grants here ({granted}), so the result "
+            f"does not compare with the published ones"
+        )
+
+
+@caution
+def _first_milestones_are_reached(init_milestones, scheduler, init_epoch):
+    return _late_milestones(init_milestones, scheduler, init_epoch)
+
+
+@caution
+def _later_milestones_are_reached(milestones, scheduler, epochs):
+    return _late_milestones(milestones, scheduler, epochs)
+
+
+def _late_milestones(milestones: list[int], scheduler: str, epochs: int) -> str | None:
+    late = [milestone for milestone in milestones if milestone >= epochs]
+    if scheduler == "steplr" and late:
+        are = "milestone {} is" if len(late) == 1 else "milestones {} are"
+        return (
+            are.format(", ".join(map(str, late)))
+            + f" never reached, training ends after {epochs} epochs"
+        )
+
+
+@caution
+def _cosine_ends_at_zero(t_max, scheduler, epochs):
+    if scheduler == "cosine" and t_max != epochs:
+        return f"the cosine reaches 0 after {t_max} epochs, but the later tasks train for {epochs}"
+
+
+@caution
+def _checkpoint_is_used(init_checkpoint, skip):
+    if init_checkpoint is not None and not skip:
+        return "init_checkpoint is not used without --skip"
+
+
+@caution
+def _seeds_make_a_difference(seed, shuffle, class_order):
+    if len(seed) > 1 and (class_order is not None or not shuffle):
+        fixed = "class_order is given" if class_order is not None else "shuffle is off"
+        return f"{fixed}, so the runs of the {len(seed)} seeds will be the same"
+
+
+# --- Bringing it together -------------------------------------------------------------------------
+
+
+def load_config(
+    argv: Sequence[str], exps_dir: str | Path = EXPS_DIR
+) -> tuple[Config, list[str], Options]:
+    """Read defaults, JSON file and flags, check them all, and resolve what was left open.
+
+    Args:
+        argv: the words of the command line, without the program's name.
+        exps_dir: folder of the JSON files that are read without --config.
+
+    Returns:
+        the configuration, the warnings (one sentence each), and what was asked of this call. With
+        --help among the flags nothing is read, and the configuration is the default one.
+
+    Raises:
+        ConfigError: naming every mistake in the flags and in the file.
+    """
+    if {"-h", "--help"} & set(argv):
+        return Config(), [], Options(help=True)
+    typed, problems = parse_flags(argv, SETTINGS | OPTIONS)
+    values, wrong = check(typed, SETTINGS | OPTIONS)
+    problems += wrong
+    options = Options(**{key: values.pop(key) for key in OPTIONS if key in values})
+
+    given = typed
+    if {"config", "model_name"}.isdisjoint(problem.key for problem in problems):
+        default = f"{values.get('model_name', Config.model_name)}.json"
+        from_file, file_problems = read_json(
+            Path(options.config or Path(exps_dir) / default),
+            options.config or f"exps/{default}",
+            SETTINGS,
+        )
+        # A flag that replaces a value of the file does not excuse a mistake in it.
+        file_values, wrong = check(from_file, SETTINGS)
+        problems += file_problems + wrong
+        given, values = from_file | typed, file_values | values
+    config = _finish(values, given, problems)
+    cautions = ask(_CAUTIONS, config.to_dict(), given)
+    return config, [problem.sentence for problem in cautions], options
+
+
+def _finish(values: dict[str, Any], given: Mapping[str, Given], problems: list[Problem]) -> Config:
+    """Apply the rules and make the Config, or raise ConfigError with every problem."""
+    in_doubt = {problem.key for problem in problems}
+    # Without the file that was meant, nothing can be said about how its settings go together.
+    if in_doubt.isdisjoint({WHOLE_FILE, "config", "model_name"}):
+        complete = {key: each.default for key, each in SETTINGS.items()} | values
+        problems = problems + ask(_RULES, complete, given, in_doubt)
+    if problems:
+        raise ConfigError([problem.sentence for problem in problems])
+    return Config(**values)
+
+
+def help_text() -> str:
+    """Return what --help prints."""
+    usage = (
+        "usage: python main_memo.py [--config FILE] [flags]\n\n"
+        "Class-incremental learning within a memory budget (MEMO, ICLR 2023). A flag replaces the\n"
+        "setting of the same name in FILE, or else in exps/{model_name}.json.\n"
+    )
+    return usage + "\n".join(help_lines([*OPTIONS.values(), *SETTINGS.values()])) + "\n"
+
+
+def markdown_table() -> str:
+    """Return README's table of every flag and JSON key."""
+    return "\n".join(table_lines(SETTINGS.values(), OPTIONS.values())) + "\n"
