@@ -1,0 +1,163 @@
+"""What every class-incremental learner shares: the classes seen, the exemplars, the evaluation.
+
+A learner goes through the tasks in order, and for each one the experiment calls
+
+    begin_task()    the next task's classes are known; the network grows
+    train_task()    learn them from the task's images and the exemplars of earlier classes
+    end_task()      whatever follows training; at least: choose the exemplars
+    evaluate()      predict every test image of the classes seen so far, in two ways
+
+Tasks count from 0 in here; everything a user sees counts from 1. The learner owns the network and
+the exemplar memory; images stay in the loaders, labels and splits in the data manager.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from utils.config import Config
+from utils.data_manager import DataManager
+from utils.exemplars import ExemplarMemory, class_means, herd, nme_predict
+from utils.loader import ResidentLoader
+
+EVAL_BATCH = 500  # images in one forward pass without gradients; no result depends on it
+
+
+class TrainingError(Exception):
+    """Training cannot go on; the message is one sentence for the user."""
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Classes predicted for the N test images of all seen classes, best first, k = min(5, seen).
+
+    cnn: (N, k) int64, by the classifier. nme: (N, k) int64, by the nearest mean of exemplars.
+    targets: (N,) int64. A class is its position in the class order.
+    """
+
+    cnn: np.ndarray
+    nme: np.ndarray
+    targets: np.ndarray
+
+
+class Learner(ABC):
+    """A class-incremental learner; see the module's docstring for its life.
+
+    Args:
+        config: the settings of the run.
+        tasks: class order and task splits.
+        train_data: the training images.
+        test_data: the test images, never seen by training or herding.
+        devices: where to compute; several mean nn.DataParallel over them. The data live on the
+            first one.
+    """
+
+    network: nn.Module  # what a subclass trains: images -> {"logits", "features", ...}
+
+    def __init__(
+        self,
+        config: Config,
+        tasks: DataManager,
+        train_data: ResidentLoader,
+        test_data: ResidentLoader,
+        devices: list[torch.device],
+    ):
+        self.config = config
+        self.tasks = tasks
+        self.train_data = train_data
+        self.test_data = test_data
+        self.devices = devices
+        # The data path draws from a generator of its own, so that what the network draws (initial
+        # weights) and what the data draw (order, crops, flips) cannot disturb each other.
+        self.generator = torch.Generator(devices[0]).manual_seed(config.torch_seed)
+        self.memory = ExemplarMemory(
+            config.memory_size, config.fixed_memory, config.memory_per_class
+        )
+        self.task = -1
+
+    @property
+    def known_classes(self) -> int:
+        """Number of classes of the earlier tasks."""
+        return self.tasks.known_classes(self.task)
+
+    @property
+    def seen_classes(self) -> int:
+        """Number of classes up to and including this task."""
+        return self.tasks.seen_classes(self.task)
+
+    @abstractmethod
+    def begin_task(self) -> None:
+        """Move on to the next task."""
+
+    @abstractmethod
+    def train_task(self) -> None:
+        """Learn the task's classes."""
+
+    @abstractmethod
+    def end_task(self) -> None:
+        """Do what follows training, build_memory() at least."""
+
+    # -- with gradients ----------------------------------------------------------------------------
+
+    def parallel_network(self) -> nn.Module:
+        """Return the network, spread over the devices when there are several."""
+        if len(self.devices) > 1:
+            return nn.DataParallel(self.network, device_ids=[d.index for d in self.devices])
+        return self.network
+
+    def training_indices(self) -> np.ndarray:
+        """Return all images of this task's classes plus the exemplars of earlier ones, (N,)."""
+        new = self.tasks.train_indices(self.known_classes, self.seen_classes)
+        return np.concatenate([new, self.memory.indices()])
+
+    # -- without gradients -------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def forward_all(
+        self, data: ResidentLoader, indices: np.ndarray
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Features (N, feature_dim) and logits (N, seen) of N images in evaluation mode, float32.
+
+        Every BatchNorm uses its running statistics and images are not augmented. The network is
+        left in evaluation mode.
+        """
+        self.network.eval()
+        network = self.parallel_network()
+        outputs = [network(images) for images, _ in data.eval_batches(indices, EVAL_BATCH)]
+        features = torch.cat([output["features"] for output in outputs])
+        return features, torch.cat([output["logits"] for output in outputs])
+
+    def build_memory(self) -> None:
+        """Make room by keeping each old class's first exemplars, then herd the new classes.
+
+        Old classes are cut, never ranked again (MEMO.md 2.7).
+        """
+        quota = self.memory.quota(self.seen_classes)
+        self.memory.reduce(quota)
+        indices = self.tasks.train_indices(self.known_classes, self.seen_classes)
+        labels = self.tasks.train_labels[indices]
+        features, _ = self.forward_all(self.train_data, indices)
+        for new_class in range(self.known_classes, self.seen_classes):
+            of_class = np.flatnonzero(labels == new_class)
+            order = herd(features[torch.from_numpy(of_class)], quota)
+            self.memory.add(new_class, indices[of_class[order.cpu().numpy()]])
+
+    def evaluate(self) -> Predictions:
+        """Predict the test images of all seen classes with one pass over them."""
+        exemplars = self.memory.indices()
+        exemplar_labels = torch.from_numpy(self.tasks.train_labels[exemplars])
+        exemplar_features, _ = self.forward_all(self.train_data, exemplars)
+        means = class_means(
+            exemplar_features, exemplar_labels.to(exemplar_features.device), self.seen_classes
+        )
+        indices = self.tasks.test_indices(0, self.seen_classes)
+        features, logits = self.forward_all(self.test_data, indices)
+        k = min(5, self.seen_classes)
+        return Predictions(
+            cnn=logits.topk(k, dim=1).indices.cpu().numpy(),
+            nme=nme_predict(features, means, k).cpu().numpy(),
+            targets=self.tasks.test_labels[indices],
+        )

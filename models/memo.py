@@ -1,0 +1,194 @@
+"""MEMO (Zhou, Wang, Ye, Zhan, ICLR 2023): a shared trunk, one specialized block per task.
+
+The whole incremental loop, top to bottom. For every task:
+
+    begin_task    the network grows: a specialized block (a copy of the newest), a wider classifier,
+                  a fresh auxiliary classifier that tells the task's classes from "any old class"
+    train_task    SGD on the task's images plus the exemplars: cross-entropy over all seen classes
+                  plus alpha_aux x the auxiliary cross-entropy; no distillation
+    end_task      weight alignment (new rows of the classifier scaled to the old rows' mean norm),
+                  then the exemplar memory is cut and refilled by herding
+
+Who learns in task 1: everything. Later: the newest block and both classifiers always; the trunk
+(generalized blocks) only with `train_base`; older specialized blocks only with `train_adaptive`.
+Whatever does not learn keeps its BatchNorm statistics too. The section numbers in the comments
+are those of the method's description in README.md.
+"""
+
+import logging
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, MultiStepLR
+from tqdm import tqdm
+
+from models.base import Learner, TrainingError
+from utils.checkpoint import load_first_task
+from utils.inc_net import AdaptiveNet
+from utils.metrics import top_k_accuracy
+
+log = logging.getLogger("memo")
+
+MOMENTUM = 0.9
+
+
+class Memo(Learner):
+    """The learner; see the module's docstring."""
+
+    def __init__(self, config, tasks, train_data, test_data, devices):
+        super().__init__(config, tasks, train_data, test_data, devices)
+        self.network = AdaptiveNet(config.convnet_type).to(devices[0])
+
+    def begin_task(self) -> None:
+        """Grow the network for the next task's classes."""
+        self.task += 1
+        self.network.grow(self.seen_classes - self.known_classes)
+
+    def train_task(self) -> None:
+        """Train on the task, or, for the first one under --skip, load what was trained before."""
+        config, first = self.config, self.task == 0
+        if first and config.skip:
+            accuracy = load_first_task(
+                config.init_checkpoint, self.network, config.init_cls, self.tasks.class_order
+            )
+            said = "" if accuracy is None else f" (test accuracy stored with it: {accuracy:.2f} %)"
+            log.info("task 1: not trained but read from %s%s", config.init_checkpoint, said)
+            return
+
+        indices = self.training_indices()
+        epochs = config.init_epoch if first else config.epochs
+        steps = math.ceil(len(indices) / config.batch_size)
+        self.set_modes()
+        optimizer = self.make_optimizer()
+        scheduler = self.make_scheduler(optimizer)
+        network = self.parallel_network()
+        with tqdm(
+            total=epochs * steps,
+            desc=f"task {self.task + 1}/{self.tasks.num_tasks}",
+            unit="step",
+            leave=False,
+            dynamic_ncols=True,
+        ) as bar:
+            for epoch in range(1, epochs + 1):
+                self.set_modes()
+                # Sums over the epoch stay on the device and are read once, at its end.
+                sums = torch.zeros(3, device=self.devices[0])
+                for images, targets in self.train_data.train_epoch(
+                    indices, config.batch_size, self.generator
+                ):
+                    sums += self.training_step(network, optimizer, images, targets)
+                    bar.update()
+                rate = scheduler.get_last_lr()[0]
+                scheduler.step()
+                self.report_epoch(bar, epoch, epochs, rate, (sums / len(indices)).tolist())
+
+    def end_task(self) -> None:
+        """Align the classifier (from the second task on), then choose the exemplars."""
+        if self.task > 0:
+            gamma = self.network.align_weights(self.seen_classes - self.known_classes)
+            log.debug("task %d: weight alignment, gamma = %.4f", self.task + 1, gamma)
+        self.build_memory()
+
+    # -- the parts of training ---------------------------------------------------------------------
+
+    def set_modes(self) -> None:
+        """Put every block in the state that this task trains it in (section 'Who trains')."""
+        first = self.task == 0
+        self.network.freeze(
+            generalized=not (first or self.config.train_base),
+            old_specialized=not (first or self.config.train_adaptive),
+        )
+
+    def make_optimizer(self) -> torch.optim.SGD:
+        """Make a fresh SGD over what learns: frozen weights get no decay either."""
+        config, first = self.config, self.task == 0
+        return torch.optim.SGD(
+            [parameter for parameter in self.network.parameters() if parameter.requires_grad],
+            lr=config.init_lr if first else config.lrate,
+            weight_decay=config.init_weight_decay if first else config.weight_decay,
+            momentum=MOMENTUM,
+        )
+
+    def make_scheduler(self, optimizer: torch.optim.Optimizer) -> LRScheduler:
+        """Return the schedule of the learning rate, stepped once an epoch."""
+        config, first = self.config, self.task == 0
+        if config.scheduler == "cosine":
+            return CosineAnnealingLR(optimizer, config.init_epoch if first else config.t_max)
+        if first:
+            return MultiStepLR(optimizer, config.init_milestones, config.init_lr_decay)
+        return MultiStepLR(optimizer, config.milestones, config.lrate_decay)
+
+    def losses(
+        self, outputs: dict[str, torch.Tensor], targets: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Cross-entropy over all seen classes, and the auxiliary one (None in the first task).
+
+        The auxiliary target is 0 for any old class and 1, 2, ... for the task's own classes.
+        """
+        loss = F.cross_entropy(outputs["logits"], targets)
+        if self.task == 0:
+            return loss, None
+        aux_targets = (targets - self.known_classes + 1).clamp(min=0)
+        return loss, F.cross_entropy(outputs["aux_logits"], aux_targets)
+
+    def training_step(
+        self,
+        network: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        images: torch.Tensor,
+        targets: torch.Tensor,
+    ) -> torch.Tensor:
+        """Make one SGD step on (B, 3, H, W) normalised images and (B,) targets.
+
+        Returns (3,) on the device: B x classification loss, B x auxiliary loss, and the number of
+        images classified correctly; nothing here waits for the device.
+        """
+        outputs = network(images)
+        loss_clf, loss_aux = self.losses(outputs, targets)
+        loss = loss_clf if loss_aux is None else loss_clf + self.config.alpha_aux * loss_aux
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        with torch.no_grad():
+            correct = (outputs["logits"].argmax(dim=1) == targets).sum()
+            loss_aux = torch.zeros_like(loss_clf) if loss_aux is None else loss_aux
+            n = len(targets)
+            return torch.stack([loss_clf * n, loss_aux * n, correct.to(loss_clf.dtype)])
+
+    # -- what a user sees meanwhile ----------------------------------------------------------------
+
+    def report_epoch(
+        self, bar: tqdm, epoch: int, epochs: int, rate: float, means: list[float]
+    ) -> None:
+        """Log an epoch, stop on a loss that is not finite, evaluate if `eval_every` says so."""
+        loss_clf, loss_aux, accuracy = means
+        loss = loss_clf + self.config.alpha_aux * loss_aux
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"the loss became {loss} in task {self.task + 1}, epoch {epoch} of {epochs}, at "
+                f"learning rate {rate:g}: try a lower --{'init_lr' if self.task == 0 else 'lrate'}"
+            )
+        test = ""
+        every = self.config.eval_every
+        if every and epoch % every == 0 and epoch < epochs:
+            indices = self.tasks.test_indices(0, self.seen_classes)
+            _, logits = self.forward_all(self.test_data, indices)
+            predicted = logits.argmax(dim=1, keepdim=True).cpu().numpy()
+            top1 = top_k_accuracy(predicted, self.tasks.test_labels[indices])
+            test = f", test {top1:.2f} %"
+        bar.set_postfix_str(f"loss {loss:.3f}, train {100 * accuracy:.1f} %{test}")
+        log.debug(
+            "task %d epoch %d/%d: lr %g, loss %.4f (classifier %.4f, auxiliary %.4f), "
+            "train %.2f %%%s",
+            self.task + 1,
+            epoch,
+            epochs,
+            rate,
+            loss,
+            loss_clf,
+            loss_aux,
+            100 * accuracy,
+            test,
+        )

@@ -1,0 +1,256 @@
+"""The program as a user meets it: main_memo.py as a process, on tiny synthetic runs."""
+
+import csv
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+from conftest import REPOSITORY, run_program
+
+PUBLISHED = (
+    "-model memo -init 10 -incre 10 -ms 3312 -net memo_resnet32 -p fair -d 3 --train_base "
+    "-d 0 1 2 3"
+)
+TINY = """
+--dataset synthetic -net conv2 -p benchmark -d -1 -init 4 -incre 4 -ms 24 --batch_size 32
+--init_epoch 2 --init_milestones 1 --epochs 1 --milestones 1
+""".split()  # noqa: SIM905
+FILES = {
+    "main.log",
+    "config.json",
+    "curves.csv",
+    "accuracy_matrix.csv",
+    "summary.json",
+    "predictions.npz",
+    "per_class.csv",
+    "curves.png",
+}
+
+
+@pytest.fixture(scope="module")
+def small_data(tmp_path_factory):
+    """A JSON that asks for little synthetic data: the program has no flag-only way to need more."""
+    path = tmp_path_factory.mktemp("config") / "small.json"
+    sizes = {"classes": 12, "train_per_class": 16, "test_per_class": 4}
+    path.write_text(json.dumps({f"synthetic_{key}": value for key, value in sizes.items()}))
+    return ["--config", path]
+
+
+@pytest.fixture(scope="module")
+def finished(small_data, tmp_path_factory):
+    """Return what a finished run of two class orders said, and its two folders."""
+    logs = tmp_path_factory.mktemp("logs")
+    result = run_program(*small_data, *TINY, "--log_dir", logs, "--seed", 1993, 1)
+    assert result.returncode == 0, result.stderr
+    return result, sorted(
+        logs.glob("benchmark/synthetic/memo/*"), key=lambda path: int(path.name.split("seed")[1])
+    )
+
+
+def test_published_line_is_understood():
+    result = run_program(*PUBLISHED.split(), "--print_config")
+    config = json.loads(result.stdout)
+    assert result.returncode == 0
+    assert config["device"] == [0, 1, 2, 3]
+    assert config["train_base"] is True
+    assert (config["init_cls"], config["increment"], config["memory_size"]) == (10, 10, 3312)
+    assert (config["convnet_type"], config["prefix"]) == ("memo_resnet32", "fair")
+
+
+def test_every_run_has_its_own_complete_folder(finished):
+    _, folders = finished
+    assert len(folders) == 2
+    for folder, seed in zip(folders, (1, 1993), strict=True):
+        assert re.fullmatch(
+            rf"\d{{4}}-\d\d-\d\d_\d\d-\d\d-\d\d_memo_conv2_B0_Inc4_ms24_seed{seed}", folder.name
+        )
+        names = {path.name for path in folder.iterdir()}
+        assert names == FILES | {f"task_{task}.pt" for task in (1, 2, 3)}
+
+
+def test_curves_and_summary_agree(finished):
+    _, folders = finished
+    for folder in folders:
+        rows = list(csv.DictReader((folder / "curves.csv").open()))
+        assert list(rows[0]) == [
+            "task",
+            "classes_seen",
+            "cnn_top1",
+            "cnn_top5",
+            "nme_top1",
+            "nme_top5",
+            "old_top1",
+            "new_top1",
+            "forgetting",
+            "exemplars",
+            "seconds",
+        ]
+        assert [int(row["task"]) for row in rows] == [1, 2, 3]
+        assert [int(row["classes_seen"]) for row in rows] == [4, 8, 12]
+        assert [int(row["exemplars"]) for row in rows] == [24, 24, 24]
+        assert rows[0]["old_top1"] == rows[0]["forgetting"] == ""
+        top1 = [float(row["cnn_top1"]) for row in rows]
+        summary = json.loads((folder / "summary.json").read_text())
+        assert summary["average_accuracy"] == pytest.approx(np.mean(top1), abs=1e-5)
+        assert summary["last_accuracy"] == pytest.approx(top1[-1], abs=1e-5)
+        assert summary["finished"] is True
+        arrays = np.load(folder / "predictions.npz")
+        correct = arrays["predictions"][:, 0] == arrays["targets"]
+        assert 100 * correct.mean() == pytest.approx(top1[-1], abs=1e-5)
+        assert len(correct) == 12 * 4
+        first_classes = correct[arrays["targets"] < 4]
+        matrix = list(csv.DictReader((folder / "accuracy_matrix.csv").open()))
+        assert float(matrix[2]["task_1"]) == pytest.approx(100 * first_classes.mean(), abs=1e-5)
+        assert matrix[0]["task_2"] == ""
+
+
+def test_the_terminal_says_what_a_user_needs(finished):
+    result, folders = finished
+    assert result.stdout == ""
+    assert "synthetic in 3 tasks of 4 classes, 24 exemplars, memo_conv2" in result.stderr
+    for word in ("average accuracy", "last accuracy", "CNN", "NME", "over 2 class orders"):
+        assert word in result.stderr
+    for folder in folders:
+        assert str(folder) in result.stderr
+        log = (folder / "main.log").read_text()
+        assert "task 1 epoch 2/2: lr 0.01" in log
+        assert "average accuracy" in log
+
+
+def test_config_json_repeats_the_run(finished, tmp_path):
+    _, folders = finished
+    path = folders[1] / "config.json"
+    config = json.loads(path.read_text())
+    assert config["seed"] == [1993]
+    assert config["t_max"] == 1
+    assert config["device"] == [-1]
+    for key in ("_torch", "_torchvision", "_numpy", "_python", "_git_commit", "_devices"):
+        assert key in config
+    result = run_program("--config", path, "--log_dir", tmp_path)
+    assert result.returncode == 0, result.stderr
+    (again,) = tmp_path.glob("benchmark/synthetic/memo/*")
+
+    def without_seconds(folder):
+        return [line.rsplit(",", 1)[0] for line in (folder / "curves.csv").read_text().split()]
+
+    assert without_seconds(again) == without_seconds(folders[1])
+    first, second = (torch.load(f / "task_3.pt", weights_only=True) for f in (folders[1], again))
+    for name, value in first["network"].items():
+        assert torch.equal(value, second["network"][name]), name
+    for ours, theirs in zip(first["exemplars"], second["exemplars"], strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_skip_starts_from_a_trained_first_task(finished, tmp_path):
+    _, folders = finished
+    checkpoint = folders[1] / "task_1.pt"
+    result = run_program(
+        "--config", folders[1] / "config.json", "--skip", "--init_checkpoint", checkpoint,
+        "--log_dir", tmp_path, "--stop_after_task", 1,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert f"not trained but read from {checkpoint}" in result.stderr
+    (folder,) = tmp_path.glob("benchmark/synthetic/memo/*")
+    first = next(csv.DictReader((folders[1] / "curves.csv").open()))
+    ours = next(csv.DictReader((folder / "curves.csv").open()))
+    assert (ours["cnn_top1"], ours["nme_top1"]) == (first["cnn_top1"], first["nme_top1"])
+
+
+def test_skip_with_a_checkpoint_of_another_class_order_is_refused(finished, tmp_path):
+    _, folders = finished
+    result = run_program(
+        "--config", folders[1] / "config.json", "--log_dir", tmp_path,
+        "--skip", "--init_checkpoint", folders[0] / "task_1.pt",
+    )  # fmt: skip
+    assert result.returncode == 2
+    assert "class order" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_devices_that_do_not_exist_warn_and_the_run_goes_on(small_data, tmp_path):
+    if torch.cuda.is_available():
+        pytest.skip("this machine has GPUs")
+    result = run_program(
+        *small_data, *TINY, "-d", 0, 1, 2, 3, "--log_dir", tmp_path, "--stop_after_task", 1,
+        "--debug",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    warning = "asked for GPU 0, 1, 2, 3, but this machine has no GPU: using the CPU"
+    assert re.search(
+        rf"WARNING: {warning}; the schedule will take about \d+ s there", result.stderr
+    )
+    (folder,) = tmp_path.glob("debug/benchmark/synthetic/memo/*")
+    config = json.loads((folder / "config.json").read_text())
+    assert config["device"] == [0, 1, 2, 3]
+    assert config["_devices"] == ["cpu"]
+
+
+def test_evaluation_inside_a_task_and_fixed_memory(small_data, tmp_path):
+    result = run_program(
+        *small_data, *TINY, "--eval_every", 1, "--stop_after_task", 1, "--log_dir", tmp_path,
+        "--fixed_memory", "--memory_per_class", 3, "-init", 5, "-incre", 3, "--train_adaptive",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    (folder,) = tmp_path.glob("benchmark/synthetic/memo/*")
+    assert "_B5_Inc3_" in folder.name
+    assert re.search(r"epoch 1/2: .*, test \d", (folder / "main.log").read_text())
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["exemplars"] == 15
+    assert summary["tasks_finished"] == 1
+    assert summary["tasks_total"] == 4
+    assert summary["finished"] is True
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--increments", 5], ["--increments", "--increment"]),
+        (["-ms", 50], ["-ms", "50", "100 or more"]),
+        (["-net", "resnet18"], ["224x224", "memo_resnet32"]),
+        (["--skip"], ["--init_checkpoint"]),
+        (["--config", REPOSITORY], ["folder"]),
+    ],
+)
+def test_mistakes_end_in_one_message(flags, words):
+    result = run_program(*flags)
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert "Traceback" not in result.stderr
+    for word in words:
+        assert word in result.stderr
+
+
+def test_missing_data_that_cannot_be_downloaded_is_a_sentence(tmp_path, monkeypatch):
+    # A proxy nobody listens at: the download fails at once wherever the test runs.
+    for name in ("http_proxy", "https_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+        monkeypatch.setenv(name.upper(), "http://127.0.0.1:9")
+    result = run_program("-d", -1, "--data_dir", tmp_path / "data", "--log_dir", tmp_path / "logs")
+    assert result.returncode == 2
+    assert "Traceback" not in result.stderr
+    for word in (
+        str(tmp_path / "data"),
+        "cifar-100-python.tar.gz",
+        "eb9058c3a382ffc7106e4002c42a8d85",
+    ):
+        assert word in result.stderr
+    assert "--dataset synthetic" in result.stderr
+    assert not (tmp_path / "logs").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_a_sentence(small_data, tmp_path):
+    (tmp_path / "logs").write_text("a file where the folder should be")
+    result = run_program(*small_data, *TINY, "--log_dir", tmp_path / "logs")
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr
+    assert str(tmp_path / "logs") in result.stderr
+
+
+def test_a_diverging_run_stops_with_a_sentence(small_data, tmp_path):
+    result = run_program(*small_data, *TINY, "--init_lr", 1e30, "--log_dir", tmp_path)
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr
+    assert "task 1" in result.stderr
+    assert "--init_lr" in result.stderr
