@@ -11,8 +11,8 @@ The whole incremental loop, top to bottom. For every task:
 
 Who learns in task 1: everything. Later: the newest block and both classifiers always; the trunk
 (generalized blocks) only with `train_base`; older specialized blocks only with `train_adaptive`.
-Whatever does not learn keeps its BatchNorm statistics too. The section numbers in the comments
-are those of the method's description in README.md.
+Whatever does not learn keeps its BatchNorm statistics too. When the trunk learns, the loss reaches
+it through the frozen blocks as well as through the newest one.
 """
 
 import logging
@@ -59,7 +59,7 @@ class Memo(Learner):
 
         indices = self.training_indices()
         epochs = config.init_epoch if first else config.epochs
-        steps = math.ceil(len(indices) / config.batch_size)
+        steps = self.train_data.num_batches(len(indices), config.batch_size)
         self.set_modes()
         optimizer = self.make_optimizer()
         scheduler = self.make_scheduler(optimizer)
@@ -70,6 +70,7 @@ class Memo(Learner):
             unit="step",
             leave=False,
             dynamic_ncols=True,
+            disable=None,  # no bar where stderr is no terminal: main.log has a line per epoch
         ) as bar:
             for epoch in range(1, epochs + 1):
                 self.set_modes()
@@ -94,7 +95,7 @@ class Memo(Learner):
     # -- the parts of training ---------------------------------------------------------------------
 
     def set_modes(self) -> None:
-        """Put every block in the state that this task trains it in (section 'Who trains')."""
+        """Put every block in the state that this task trains it in."""
         first = self.task == 0
         self.network.freeze(
             generalized=not (first or self.config.train_base),

@@ -346,6 +346,10 @@ BAD_FLAGS = [  # the words typed, what the one message says
     ("-ms 0", "memory_size must be 100 or more"),
     ("--dataset cifar10 -ms 9", "9 exemplars cannot cover the 10 classes of cifar10"),
     ("--skip", "--skip: skip needs a trained first task to start from; give --init_checkpoint"),
+    (
+        "--skip --init_checkpoint f.pt --seed 1993 1",
+        "--seed: a trained first task belongs to one class order, but 2 are asked for",
+    ),
     ("--stop_after_task 11", "--stop_after_task: the run cannot stop after task 11, it has 10"),
     ("-net resnet18", "-net: resnet18 is made for 224x224 images, but those of cifar100 are 32x32"),
     ("--class_order 0 1 2", "--class_order: class_order must hold every class of cifar100"),
@@ -586,3 +590,10 @@ def test_precedence_holds_for_all_values(in_file, typed, tmp_path_factory):
 def test_no_words_make_a_traceback(words):
     with suppress(ConfigError):
         load_config(words)
+
+
+def test_a_tilde_is_the_home_folder_where_no_shell_replaced_it(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/someone")
+    config, _, _ = load_config(["--log_dir=~/logs", "--data_dir", "./data"])
+    assert config.log_dir == "/home/someone/logs"
+    assert config.data_dir == "./data"

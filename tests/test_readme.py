@@ -27,8 +27,6 @@ def test_commands_are_understood(command):
     load_config([str(REPOSITORY / w) if w.startswith("exps/") else w for w in words])
 
 
-@pytest.mark.parametrize(
-    "path", sorted(set(re.findall(r"`((?:exps|utils|models|convs)/[^`<{]*)`", README)))
-)
+@pytest.mark.parametrize("path", FILES)
 def test_files_named_exist(path):
     assert (REPOSITORY / path).exists()

@@ -51,13 +51,13 @@ from utils.settings import (
     number,
     or_none,
     parse_flags,
+    path,
     read_json,
     read_number,
     require,
     setting,
     several,
     table_lines,
-    text,
     whole,
 )
 
@@ -181,7 +181,7 @@ class Config:
         "weight of the auxiliary loss")
     skip: bool = setting(False, SWITCH,
         "do not train the first task but read it from init_checkpoint")
-    init_checkpoint: str | None = setting(None, or_none(text("the path of a checkpoint")),
+    init_checkpoint: str | None = setting(None, or_none(path("the path of a checkpoint")),
         "trained first task for skip: a run's task_1.pt, or a file in the survey's format")
 
     batch_size: int = setting(128, whole(1), "images in a training batch", section="Training")
@@ -215,9 +215,9 @@ class Config:
         "first GPU, or the CPU where there is none", "-d", section="Machine and logs")
     num_workers: int = setting(4, whole(0, 1024),
         "processes that read images from files; data sets held in memory use none")
-    data_dir: str = setting("./data", text("the path of a folder"),
+    data_dir: str = setting("./data", path("the path of a folder"),
         "folder of the data sets")
-    log_dir: str = setting("./logs", text("the path of a folder"),
+    log_dir: str = setting("./logs", path("the path of a folder"),
         "folder under which every run makes its own")
     debug: bool = setting(False, SWITCH, "put the run's folder under debug/ in log_dir")
     eval_every: int = setting(0, whole(0),
@@ -259,7 +259,7 @@ class Options:
     """What is asked of this one call of the program; no part of a run's configuration."""
 
     # fmt: off
-    config: str | None = setting(None, text("the path of a JSON file"),
+    config: str | None = setting(None, path("the path of a JSON file"),
         "JSON file with the settings of a run, such as those in exps/",
         section="This call (not keys of the JSON)")
     print_config: bool = setting(False, ACTION,
@@ -365,6 +365,15 @@ def _class_order_is_complete(class_order, dataset, synthetic_classes):
 def _skipping_has_something_to_start_from(skip, init_checkpoint):
     if skip and init_checkpoint is None:
         return "skip needs a trained first task to start from; give --init_checkpoint FILE"
+
+
+@rule
+def _skipping_is_for_one_class_order(seed, skip, shuffle, class_order):
+    if skip and len(seed) > 1 and shuffle and class_order is None:
+        return (
+            f"a trained first task belongs to one class order, but {len(seed)} are asked for; with "
+            "--skip give one --seed"
+        )
 
 
 @caution
