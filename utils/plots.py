@@ -156,3 +156,64 @@ def _legend_above(figure: Figure, title: str) -> None:
         fontsize=TEXT_SIZE,
         labelcolor=INK,
     )
+
+
+def draw_area(
+    megabytes: list[float],
+    accuracies: dict[str, tuple[list[float], list[float | None]]],
+    *,
+    areas: dict[str, float],
+    reference: dict[str, list[float]] | None = None,
+    title: str = "",
+) -> Figure:
+    """Draw the performance-memory curve: top-1 accuracy of the classifier against memory.
+
+    Args:
+        megabytes: the budgets, rising.
+        accuracies: "average" and "last": percent at each budget, with standard deviations (None
+            for a single run), which are drawn as error bars.
+        areas: the area under each of the two, for the legend.
+        reference: published percentages of the two, drawn as thin lines.
+        title: what stands above the legend.
+    """
+    figure, axes = _column_figure(height=2.7)
+    styles = {
+        "average": {"color": BLUE, "marker": "o", "markersize": 3, "linestyle": "-"},
+        "last": {"color": VERMILION, "marker": "s", "markersize": 3, "linestyle": "--"},
+    }
+    letters = {"average": "A", "last": "L"}
+    drawn = []
+    for name, (top1, deviations) in accuracies.items():
+        spread = None if None in deviations else deviations
+        axes.errorbar(
+            megabytes,
+            top1,
+            yerr=spread,
+            label=f"CNN, {name} accuracy: AUC-{letters[name]} {areas[name]:.2f}",
+            linewidth=1.2,
+            capsize=2,
+            elinewidth=0.8,
+            zorder=3,
+            **styles[name],
+        )
+        drawn += [
+            v + sign * (d or 0) for v, d in zip(top1, deviations, strict=True) for sign in (-1, 1)
+        ]
+    for name, top1 in (reference or {}).items():
+        axes.plot(
+            megabytes,
+            top1,
+            label=f"published, {name} accuracy",
+            color=INK,
+            linewidth=0.6,
+            linestyle={"average": "-", "last": "--"}[name],
+            zorder=2,
+        )
+        drawn += top1
+    axes.set_xlabel("Memory: network and exemplars (MB)")
+    axes.set_ylabel("Top-1 accuracy (%)")
+    axes.set_xticks(megabytes)
+    axes.set_xticklabels([f"{budget:g}" for budget in megabytes])
+    _percent_axis(axes, drawn)
+    _legend_above(figure, title)
+    return figure
