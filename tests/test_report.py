@@ -266,11 +266,15 @@ def test_the_published_points_give_the_published_areas(published_curve):
 def test_the_command_prints_and_draws_it(published_curve, capsys):
     assert main(["--auc", str(published_curve), "--compare"]) == 0
     said = capsys.readouterr().out
-    areas = said[said.index("| measure") :]
+    areas = said[said.index("| area") :]
     rows = {row[0]: row[1:] for row in table(areas)}
-    assert rows["AUC-A (CNN average)"][0] == "10.86"
-    assert rows["AUC-L (CNN last)"][0] == "9.04"
-    assert rows["AUC-A (CNN average)"][2] == "10.85"
+    assert rows["over nominal MB"] == ["10.86", "9.04", "7.22", "3.08"]
+    assert rows["published: memo"] == ["10.85", "9.03", "7.18", "3.06"]
+    # 10.8565 - 10.85, 9.03625 - 9.03, 7.2237 - 7.18, 3.0809 - 3.06
+    assert rows["difference from it (nominal)"] == ["+0.01", "+0.01", "+0.04", "+0.02"]
+    assert rows["published: foster"] == ["11.12", "9.03", "-", "-"]
+    (area, *_) = csv.DictReader((published_curve / "auc_areas.csv").open())
+    assert area["AUC-A (CNN average)"] == "10.86"
     assert (published_curve / "auc.png").read_bytes().startswith(b"\x89PNG")
     assert (published_curve / "auc.pdf").read_bytes().startswith(b"%PDF")
     points = list(csv.DictReader((published_curve / "auc.csv").open()))

@@ -185,17 +185,11 @@ def draw_area(
     drawn = []
     for name, (top1, deviations) in accuracies.items():
         spread = None if None in deviations else deviations
-        axes.errorbar(
-            megabytes,
-            top1,
-            yerr=spread,
-            label=f"CNN, {name} accuracy: AUC-{letters[name]} {areas[name]:.2f}",
-            linewidth=1.2,
-            capsize=2,
-            elinewidth=0.8,
-            zorder=3,
-            **styles[name],
-        )
+        label = f"CNN, {name} accuracy: AUC-{letters[name]} {areas[name]:.2f}"
+        axes.plot(megabytes, top1, label=label, linewidth=1.2, zorder=3, **styles[name])
+        if spread is not None:
+            bars = {"capsize": 2, "elinewidth": 0.8, "ecolor": styles[name]["color"], "zorder": 3}
+            axes.errorbar(megabytes, top1, yerr=spread, fmt="none", **bars)
         drawn += [
             v + sign * (d or 0) for v, d in zip(top1, deviations, strict=True) for sign in (-1, 1)
         ]
@@ -207,7 +201,7 @@ def draw_area(
             color=INK,
             linewidth=0.6,
             linestyle={"average": "-", "last": "--"}[name],
-            zorder=2,
+            zorder=4,
         )
         drawn += top1
     axes.set_xlabel("Memory: network and exemplars (MB)")

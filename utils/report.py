@@ -9,8 +9,8 @@ each result. Runs that are not finished are listed below the table and never ave
 reached its --stop_after_task is finished, and stands in a row with its like only.
 
 The table is printed as Markdown and written as report.md, report.csv and report.tex to the folder
-named (`--out` names another). With --auc the files are auc.md, auc.csv, auc.tex, auc.png and
-auc.pdf; every budget of the curve must have a finished run.
+named (`--out` names another). With --auc the files are auc.md, auc.csv, auc_areas.csv, auc.tex,
+auc.png and auc.pdf; every budget of the curve must have a finished run.
 
 Exit codes: 0 done; 2 there is nothing to report, a budget is missing, or a path does not exist.
 """
@@ -414,7 +414,7 @@ def _instead(groups: list[Group], point: Point) -> str:
 
 
 def area_report(runs: list[Run], compare: bool) -> dict[str, str | bytes]:
-    """Return the content of auc.md, auc.csv, auc.tex, auc.png and auc.pdf.
+    """Return the content of auc.md, auc.csv, auc_areas.csv, auc.tex, auc.png and auc.pdf.
 
     Several curves, which differ in more than backbone, memory size and seeds, have a picture each:
     auc_1.png, auc_2.png, ...
@@ -428,7 +428,7 @@ def area_report(runs: list[Run], compare: bool) -> dict[str, str | bytes]:
         *("backbone", "MB nominal", "MB exact", "exemplars", "n"),
         *("CNN average (%)", "CNN last (%)", "NME average (%)", "NME last (%)"),
     ]
-    text, latex, raw = [], [], []
+    text, latex, raw, raw_areas = [], [], [], []
     for number, curve in enumerate(curves, 1):
         averages = curve.accuracies("average_accuracy")
         lasts = curve.accuracies("last_accuracy")
@@ -448,8 +448,10 @@ def area_report(runs: list[Run], compare: bool) -> dict[str, str | bytes]:
         ]
         areas = _area_rows(curve, compare)
         title = f"{number}: {curve.name}" if len(curves) > 1 else curve.name
-        text += [f"{title}\n", markdown_text(header, rows), areas, _curve_details(curve)]
-        latex.append(latex_text(header, rows))
+        tables = [(header, rows), (AREA_HEADER, areas)]
+        text += [f"{title}\n", *(markdown_text(*each) for each in tables), _curve_details(curve)]
+        latex += [latex_text(*each) for each in tables]
+        raw_areas += [[title, *row] for row in areas]
         raw += [
             [title, *row[:5], *_mean_sd(average), *_mean_sd(last)]
             for row, average, last in zip(rows, averages, lasts, strict=True)
@@ -474,7 +476,8 @@ def area_report(runs: list[Run], compare: bool) -> dict[str, str | bytes]:
     text.append(
         "CNN: the trained classifier; NME: nearest mean of exemplars. AUC: area under accuracy/100 "
         "against MB, by trapezoids; A of average, L of last accuracies. APM: average accuracy per "
-        "nominal MB. MB are 2^20 bytes of weights and exemplars.\n"
+        "nominal MB at the first (S) and the last (E) budget. MB are 2^20 bytes of weights and "
+        "exemplars. ± and error bars: standard deviation over n seeds (n - 1 in the denominator).\n"
     )
     if left_out:
         text.append(f"Not used:\n\n{_listed(left_out)}")
@@ -482,32 +485,38 @@ def area_report(runs: list[Run], compare: bool) -> dict[str, str | bytes]:
     names = ["curve", "backbone", "nominal_mb", "exact_mb", "exemplars", "n"]
     files["auc.md"] = "\n".join(text)
     files["auc.csv"] = csv_text([*names, *columns], raw)
+    files["auc_areas.csv"] = csv_text(["curve", *AREA_HEADER], raw_areas)
     files["auc.tex"] = "\n".join(latex)
     return files
 
 
-def _area_rows(curve: Curve, compare: bool) -> str:
-    """Return the table of the areas and of the accuracies per MB."""
-    first, last = curve.points[0].nominal_mb, curve.points[-1].nominal_mb
-    averages, lasts = "average_accuracy", "last_accuracy"
+AREA_HEADER = ["area", "AUC-A (CNN average)", "AUC-L (CNN last)", "APM-S", "APM-E"]
+
+
+def _area_rows(curve: Curve, compare: bool) -> list[list[str]]:
+    """Return the rows under AREA_HEADER: ours over nominal and exact MB, and the published ones."""
+    keys = ("average_accuracy", "last_accuracy")
+    apm = [curve.per_mb(0), curve.per_mb(-1)]
+    ours = [curve.area(key) for key in keys]
+    shown = [*(str(area) for area in ours), *(f"{value:.2f}" for value in apm)]
     rows = [
-        ["AUC-A (CNN average)", str(curve.area(averages)), str(curve.area(averages, exact=True))],
-        ["AUC-L (CNN last)", str(curve.area(lasts)), str(curve.area(lasts, exact=True))],
-        [f"APM-S ({first} MB)", f"{curve.per_mb(0):.2f}", "-"],
-        [f"APM-E ({last} MB)", f"{curve.per_mb(-1):.2f}", "-"],
+        ["over nominal MB", *shown],
+        ["over exact MB", *(str(curve.area(key, exact=True)) for key in keys), "-", "-"],
     ]
-    header = ["measure", "over nominal MB", "over exact MB"]
-    if compare:
-        run = curve.groups[0].runs[0]
-        rows_published = [area for area in published.areas() if _same_split(area, run)]
-        for area in rows_published:
-            ours = area.method == run.config["model_name"]
-            header.append(f"published {area.method}" + (" (this method)" if ours else ""))
-        values = ("auc_average", "auc_last", "apm_first", "apm_last")
-        for row, name in zip(rows, values, strict=True):
-            found = [getattr(area, name) for area in rows_published]
-            row += ["-" if value is None else f"{value:.2f}" for value in found]
-    return markdown_text(header, rows)
+    run = curve.groups[0].runs[0]
+    for area in published.areas() if compare else ():
+        if _same_split(area, run):
+            theirs = (area.auc_average, area.auc_last, area.apm_first, area.apm_last)
+            rows.append([f"published: {area.method}", *(_two_digits(value) for value in theirs)])
+            if area.method == run.config["model_name"]:
+                pairs = zip([*(each.mean for each in ours), *apm], theirs, strict=True)
+                differences = ("-" if b is None else f"{a - b:+.2f}" for a, b in pairs)
+                rows.append(["difference from it (nominal)", *differences])
+    return rows
+
+
+def _two_digits(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
 
 
 def _same_split(row: published.PublishedArea | published.Published, run: Run) -> bool:
