@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from conftest import REPOSITORY
 
-from utils.plots import COLUMN_WIDTH, draw_curves, figure_bytes
+from utils.plots import COLUMN_WIDTH, draw_area, draw_curves, figure_bytes
 
 PUBLISHED = [90.40, 80.30, 78.33, 74.65, 71.74, 69.67, 68.19, 65.34, 63.10, 61.98]
 

@@ -122,12 +122,15 @@ def test_unfinished_runs_are_listed_and_not_averaged(three_seeds):
     (three_seeds / "young" / "summary.json").unlink()
     fake_run(three_seeds / "cut", TEN, seed=[7])
     (three_seeds / "cut" / "summary.json").write_text('{"average')
+    fake_run(three_seeds / "old", TEN, seed=[8])
+    (three_seeds / "old" / "summary.json").write_text('{"finished": true, "seconds": 1}')
     report = results_report(find_runs([three_seeds]), False)["report.md"]
     assert table(report)[1][1:3] == ["3", "72.00 ± 1.00"]
     listed = report.split("Not averaged:")[1]
     assert f"- {three_seeds / 'dying'}: 4 of 10 tasks finished" in listed
     assert f"- {three_seeds / 'young'}: no task finished" in listed
     assert f"- {three_seeds / 'cut'}: summary.json cannot be read" in listed
+    assert f"- {three_seeds / 'old'}: summary.json lacks average_accuracy, last_acc" in listed
 
 
 def test_a_run_that_was_to_stop_is_finished_and_stands_with_its_like(three_seeds):
@@ -200,6 +203,9 @@ def test_the_command_as_a_process(three_seeds, tmp_path):
     assert done.stdout.startswith((three_seeds / "report.md").read_text())
     assert (three_seeds / "report.csv").exists()
     assert (three_seeds / "report.tex").exists()
+    # Several folders: the report lies above them.
+    assert main([str(three_seeds / "seed1"), str(three_seeds / "seed2")]) == 0
+    assert "| 2 |" in (three_seeds / "report.md").read_text()
     # A report of the same folder again: its own files are no runs.
     assert main([str(three_seeds), "--out", str(tmp_path / "o")]) == 0
 

@@ -90,6 +90,20 @@ def test_a_run_told_to_stop_stops_the_sweep(code, files, ran):
 
 
 @pytest.mark.parametrize(
+    ("code", "does"),
+    [
+        (0, "pass"),
+        (3, "sys.exit(3)"),
+        (143, "os.kill(os.getpid(), signal.SIGTERM)"),
+        (143, "os.kill(os.getppid(), signal.SIGTERM); time.sleep(60)"),  # the sweep is ended
+    ],
+)
+def test_what_ended_a_run_is_known(code, does):
+    words = [sys.executable, "-c", f"import os, signal, sys, time; {does}"]
+    assert utils.sweep._run(words) == code
+
+
+@pytest.mark.parametrize(
     ("words", "says"),
     [
         ([], "name the configurations first"),

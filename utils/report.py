@@ -9,7 +9,7 @@ each result. Runs that are not finished are listed below the table and never ave
 reached its --stop_after_task is finished, and stands in a row with its like only.
 
 The table is printed as Markdown and written as report.md, report.csv and report.tex to the folder
-named (`--out` names another). With --auc the files are auc.md, auc.csv, auc_areas.csv, auc.tex,
+named, or the one above several (`--out` names another). With --auc the files are auc.md, auc.csv, auc_areas.csv, auc.tex,
 auc.png and auc.pdf; every budget of the curve must have a finished run.
 
 Exit codes: 0 done; 2 there is nothing to report, a budget is missing, or a path does not exist.
@@ -573,7 +573,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (FileNotFoundError, ReportError, ValueError) as error:
         sys.stderr.write(f"utils.report: {str(error).rstrip()}\n")
         return 2
-    folder = asked.out or Path(os.path.commonpath(asked.paths))
+    folder = asked.out or asked.paths[0]
+    if not asked.out and len(asked.paths) > 1:
+        folder = Path(os.path.commonpath([path.resolve() for path in asked.paths]))
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in files.items():

@@ -17,6 +17,12 @@ from utils.config import SETTINGS
 SEEDS = ("seed", "torch_seed")
 # Where and how a run is computed and watched.
 NO_RESULT = frozenset({"device", "num_workers", "data_dir", "log_dir", "eval_every"})
+# What summary.json must hold for a run to be counted.
+NEEDED = (
+    *("average_accuracy", "last_accuracy", "average_nme_accuracy", "last_nme_accuracy"),
+    *("forgetting", "finished", "tasks_finished", "tasks_total", "task_sizes"),
+    *("exemplars", "seconds"),
+)
 
 
 @dataclass(frozen=True)
@@ -102,9 +108,11 @@ def read_run(folder: Path) -> Run:
     if not (folder / "summary.json").exists():
         return Run(folder, config, {}, "no task finished")
     summary, wrong = _read(folder / "summary.json")
-    if not wrong and not summary.get("finished"):
-        done = f"{summary.get('tasks_finished')} of {summary.get('tasks_total')} tasks"
-        wrong = f"{done} finished"
+    lacking = [key for key in NEEDED if key not in summary]
+    if not wrong and lacking:
+        wrong = f"summary.json lacks {', '.join(lacking)}"
+    if not wrong and not summary["finished"]:
+        wrong = f"{summary['tasks_finished']} of {summary['tasks_total']} tasks finished"
     return Run(folder, config, summary, wrong)
 
 
