@@ -9,8 +9,8 @@ each result. Runs that are not finished are listed below the table and never ave
 reached its --stop_after_task is finished, and stands in a row with its like only.
 
 The table is printed as Markdown and written as report.md, report.csv and report.tex to the folder
-named, or the one above several (`--out` names another). With --auc the files are auc.md, auc.csv, auc_areas.csv, auc.tex,
-auc.png and auc.pdf; every budget of the curve must have a finished run.
+named, or the one above several (`--out` names another). With --auc the files are auc.md, auc.csv,
+auc_areas.csv, auc.tex, auc.png and auc.pdf; every budget of the curve must have a finished run.
 
 Exit codes: 0 done; 2 there is nothing to report, a budget is missing, or a path does not exist.
 """
