@@ -184,10 +184,10 @@ def draw_area(
     letters = {"average": "A", "last": "L"}
     drawn = []
     for name, (top1, deviations) in accuracies.items():
-        spread = None if None in deviations else deviations
         label = f"CNN, {name} accuracy: AUC-{letters[name]} {areas[name]:.2f}"
         axes.plot(megabytes, top1, label=label, linewidth=1.2, zorder=3, **styles[name])
-        if spread is not None:
+        if any(deviations):
+            spread = [float("nan") if each is None else each for each in deviations]
             bars = {"capsize": 2, "elinewidth": 0.8, "ecolor": styles[name]["color"], "zorder": 3}
             axes.errorbar(megabytes, top1, yerr=spread, fmt="none", **bars)
         drawn += [
@@ -206,8 +206,14 @@ def draw_area(
         drawn += top1
     axes.set_xlabel("Memory: network and exemplars (MB)")
     axes.set_ylabel("Top-1 accuracy (%)")
-    axes.set_xticks(megabytes)
-    axes.set_xticklabels([f"{budget:g}" for budget in megabytes])
+    # From the largest budget down, a number where there is room for one.
+    numbered, room = [megabytes[-1]], (megabytes[-1] - megabytes[0]) / 11
+    for budget in reversed(megabytes[:-1]):
+        if numbered[-1] - budget >= room:
+            numbered.append(budget)
+    axes.set_xticks(numbered, [f"{budget:g}" for budget in numbered])
+    axes.set_xticks(megabytes, minor=True)
+    axes.tick_params(axis="x", which="minor", width=0.6, length=2, color=INK)
     _percent_axis(axes, drawn)
     _legend_above(figure, title)
     return figure
