@@ -1,11 +1,23 @@
 """The exemplar budgets of utils/budget.py against the authors' exemplar calculator."""
 
 import re
+import subprocess
+import sys
 
 import pytest
-from conftest import load_golden
+from conftest import REPOSITORY, load_golden
 
-from utils.budget import aligned_memory_size
+from utils import budget, catalog
+from utils.budget import (
+    MB,
+    POINTS,
+    Cost,
+    aligned_memory_size,
+    curve_points,
+    granted_memory,
+    main,
+    run_table,
+)
 
 BACKBONE = {"cifar100": "memo_resnet32", "imagenet100": "memo_resnet18"}
 
@@ -60,3 +72,161 @@ def test_impossible_splits_are_refused(init_cls, increment):
 def test_unknown_backbone_is_refused():
     with pytest.raises(ValueError, match="no backbone"):
         aligned_memory_size("cifar100", "memo_resnet31", 10, 10)
+
+
+# --- Every line that the authors' calculator prints -----------------------------------------------
+
+SPLIT = {"cifar100": (10, 10), "imagenet100": (50, 5)}  # of `-p auc`
+METHOD = {"memo": "memo", "der": "der", "icarl": "single"}
+
+
+def published_lines():
+    """Yield (protocol, data set, split, point's backbone, method, the printed columns)."""
+    for arguments, printed in load_golden("A_compute_exemplar.json").items():
+        protocol = re.match(r"-p (\w+)", arguments)[1]
+        split = tuple(map(int, re.findall(r" -in\w+ (\d+)", arguments)))
+        point = 0
+        for line in printed["stdout"].splitlines():
+            if found := re.fullmatch(r"\w+ point_idx:(\d+)", line):
+                point = int(found[1]) - 1
+            elif ", " in line:
+                method, dataset, *columns = line.split(", ")
+                side = catalog.DATASETS[dataset].image_size
+                reference = {32: "resnet32", 224: "resnet18"}[side]
+                backbone = POINTS[side][point] if protocol == "auc" else reference
+                yield protocol, dataset, split or SPLIT[dataset], backbone, METHOD[method], columns
+
+
+LINES = list(published_lines())
+
+
+def test_all_lines_were_read():
+    assert len(LINES) == 7 * 4 + 22
+
+
+@pytest.mark.parametrize(
+    ("protocol", "dataset", "split", "backbone", "method", "printed"), LINES, ids=str
+)
+def test_every_published_number(protocol, dataset, split, backbone, method, printed):
+    cost = Cost.of(protocol, dataset, backbone, *split, method=method)
+    assert printed == [
+        str(cost.exemplars),
+        f"{cost.exemplar_bytes / MB}MB",
+        f"{cost.weights / 1e6}M",
+        f"{cost.model_bytes / MB}MB",
+        f"{cost.total_bytes / MB}MB",
+    ]
+
+
+@pytest.mark.parametrize("arguments", list(load_golden("A_compute_exemplar.json")))
+def test_the_command_prints_them(arguments, capsys):
+    assert main(arguments.split()) == 0
+    rows = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines() if "|" in line]
+    rows = [[cell.strip() for cell in row] for row in rows]
+    names = {"memo": "MEMO", "der": "DER", "icarl": "single backbone"}
+    for line in load_golden("A_compute_exemplar.json")[arguments]["stdout"].splitlines():
+        if ", " in line:
+            method, _, exemplars, *numbers = line.split(", ")
+            numbers = [float(number.rstrip("MB")) for number in numbers]
+            shown = [f"{n:.6f}" if i == 1 else f"{n:.4f}" for i, n in enumerate(numbers)]
+            assert [names[method], exemplars, *shown] in [[r[0], r[2], *r[3:7]] for r in rows]
+
+
+def test_the_command_as_a_process_and_without_torch():
+    code = (
+        "import sys; from utils.budget import main; "
+        "code = main(sys.argv[1:]); assert 'torch' not in sys.modules; sys.exit(code)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "-p", "auc"], cwd=REPOSITORY, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "3312" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("typed", "says"),
+    [
+        ("-p far", "-p: must be one of benchmark, fair, auc"),
+        ("-init 0", "-init: must be a whole number of at least 1"),
+        ("-init 101", "init_cls is 101 but the data set has only 100 classes"),
+        ("--dataset cifar100 -net conv4", "-net: conv4 is made for 224x224 images"),
+        ("-net resnet31", "-net: there is no backbone 'resnet31'"),
+        ("--data cifar100", "--data: there is no such flag; did you mean --dataset?"),
+    ],
+)
+def test_mistakes_are_one_sentence(typed, says, capsys):
+    assert main(typed.split()) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.startswith(f"utils.budget: {says}")
+
+
+def test_a_network_that_leaves_no_exemplar_is_said_so(capsys):
+    assert granted_memory("auc", "cifar100", "conv2", 1, 1) < 0
+    assert main(["-p", "auc", "--dataset", "cifar100", "-init", "1", "-incre", "1"]) == 0
+    assert "too large" in capsys.readouterr().out
+
+
+# --- Both accountings -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("task_sizes", [[10], [4, 3, 3, 1]])
+@pytest.mark.parametrize("name", ["conv2", "resnet20_cifar"])
+def test_what_is_stored_is_the_size_of_the_network(name, task_sizes):
+    from utils.inc_net import AdaptiveNet
+
+    network = AdaptiveNet(f"memo_{name}")
+    for new_classes in task_sizes:
+        network.grow(new_classes)
+    stored = sum(each.numel() * each.element_size() for each in network.state_dict().values())
+    assert Cost.after("memo", "cifar100", name, task_sizes, 0).true_model_bytes == stored
+
+
+def test_a_single_backbone_stores_itself_and_a_classifier():
+    cost = Cost.after("single", "cifar100", "resnet32", [10] * 10, 1)
+    assert cost.uncounted_bytes == 4_136 + 5_200 + (64 + 1) * 100 * 4
+    assert cost.true_total_bytes == 3072 + 463_504 * 4 + cost.uncounted_bytes
+
+
+def test_every_method_that_runs_has_a_budget():
+    assert set(catalog.METHODS) <= set(budget.METHODS)
+    with pytest.raises(ValueError, match=r"'finetune' is not known.*utils/budget.py"):
+        budget.count_weights("finetune", "resnet32", 3)
+
+
+# --- The performance-memory curve -----------------------------------------------------------------
+
+
+def test_the_points_of_the_published_curve():
+    points = curve_points("cifar100", 10, 10)
+    assert [p.memory_size for p in points] == [2118, 2495, 2768, 3040, 3312]
+    assert [p.nominal_mb for p in points] == [7.6, 12.4, 16.0, 19.8, 23.5]
+    assert all(abs(p.nominal_mb - p.exact_mb) < 0.13 for p in points)
+    points = curve_points("imagenet100", 50, 5)
+    assert [p.nominal_mb for p in points] == [329, 493, 755, 872, 1180, 1273]
+    assert all(abs(p.nominal_mb - p.exact_mb) < 1.1 for p in points)
+
+
+def test_the_points_of_another_split_are_computed():
+    points = curve_points("synthetic", 5, 5, classes=20)
+    assert [p.nominal_mb for p in points] == [round(p.exact_mb, 1) for p in points]
+    # Four tasks: one ResNet-32 + 2000 exemplars; four ResNet-32 + 2000 exemplars; less a remainder.
+    for point, networks in ((points[0], 1), (points[-1], 4)):
+        granted = networks * 463_504 * 4 + 2000 * 3072
+        assert 0 <= granted - point.exact_mb * MB < 3072
+
+
+# --- What a run says ------------------------------------------------------------------------------
+
+
+def test_a_run_s_table():
+    table = run_table(Cost.after("memo", "cifar100", "memo_resnet32", [10] * 10, 3312), 10)
+    rows = [re.split(r"\s{2,}", line) for line in table.splitlines()]
+    assert rows[:4] == [
+        ["memory after 10 tasks", "MB", "in images"],
+        ["network, 3,626,896 weights", "13.84", "4,722"],
+        ["exemplars", "9.70", "3,312"],
+        ["together", "23.54", "8,034"],
+    ]
+    assert table.endswith("one ResNet-32 = 603 exemplars")

@@ -3,6 +3,7 @@
 import pytest
 from conftest import load_golden
 
+import convs
 from utils.catalog import (
     ALIASES,
     BACKBONES,
@@ -27,6 +28,19 @@ def test_weights_are_the_published_ones(name):
     assert net.weights == split["sum"] == PUBLISHED[name]["params"]
     assert net.feature_dim == split["feature_dim"] == PUBLISHED[name]["out_dim"]
     assert split[f"at{net.image_size}"]["s_out"] == [net.feature_dim]
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_buffers_are_those_of_the_networks(name):
+    net, split = BACKBONES[name], PUBLISHED[f"memo_{name}"]
+    halves = convs.build(name)
+    for stated, half, golden in (
+        (net.generalized_buffer_bytes, halves.generalized, split["g_buffers"]),
+        (net.specialized_buffer_bytes, halves.specialized, split["s_buffers"]),
+    ):
+        buffers = list(half.buffers())
+        assert stated == sum(each.numel() * each.element_size() for each in buffers)
+        assert golden == sum(each.numel() for each in buffers)
 
 
 def test_aliases_are_the_same_networks():

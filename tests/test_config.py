@@ -187,6 +187,33 @@ def test_a_forced_train_base_is_kept(load):
     assert load(init_cls=10, train_base=False)[0].train_base is False
 
 
+@pytest.mark.parametrize(
+    ("typed", "exemplars"),
+    [
+        ("-ms auto", 3312),
+        ("-ms auto -init 50", 2729),
+        ("-ms auto -p auc -net resnet14_cifar", 2495),
+        ("-ms auto -p auc -net conv2", 2118),
+        ("-ms auto -p benchmark", 2000),
+        (
+            "-ms auto --dataset synthetic --synthetic_classes 20 -init 10",
+            2000 + 112_016 * 4 // 3072,
+        ),
+        ("-ms auto --fixed_memory", 3312),
+    ],
+)
+def test_memory_size_auto_is_what_the_protocol_grants(typed, exemplars, load):
+    config, warnings, _ = load(typed)
+    assert config.memory_size == exemplars
+    assert warnings == [] or "--fixed_memory" in typed
+
+
+def test_memory_size_auto_in_a_file(load):
+    values = {"memory_size": "auto", "init_cls": 5, "increment": 5}
+    assert load(**values)[0].memory_size == Config(**values).memory_size == 4771
+    assert load("-ms 200", **values)[0].memory_size == 200
+
+
 def test_t_max_is_the_later_epochs_unless_given(load):
     assert load("--epochs 12")[0].t_max == 12
     assert load("--epochs 12", t_max=None)[0].t_max == 12
@@ -315,7 +342,7 @@ def test_every_key_has_a_wrong_value_in_the_table():
 
 
 BAD_FLAGS = [  # the words typed, what the one message says
-    ("-ms x", '-ms: must be a whole number of at least 0, got "x"'),
+    ("-ms x", '-ms: must be a whole number of at least 0, or "auto", got "x"'),
     ("--batch_size 1.5", "--batch_size: must be a whole number of at least 1, got 1.5"),
     ("--lrate", "--lrate: must be a number above 0, got nothing"),
     ("--lrate .1 .2", "--lrate: must be a number above 0, got [0.1, 0.2]"),
@@ -344,6 +371,7 @@ BAD_FLAGS = [  # the words typed, what the one message says
     ("-init 101", "-init: a first task of 101 classes is impossible, cifar100 has 100"),
     ("-ms 99", "-ms: 99 exemplars cannot cover the 100 classes of cifar100"),
     ("-ms 0", "memory_size must be 100 or more"),
+    ("-p auc -net conv2 -init 1 -incre 1 -ms auto", "-ms: `auc` leaves 0 exemplars beside"),
     ("--dataset cifar10 -ms 9", "9 exemplars cannot cover the 10 classes of cifar10"),
     ("--skip", "--skip: skip needs a trained first task to start from; give --init_checkpoint"),
     (
@@ -463,6 +491,7 @@ WARNINGS = [  # the words typed, what the one warning says
     ("-init 50 -ms 2729 --train_base", "--train_base: train_base is on with 50 base classes"),
     ("-ms 2000", "-ms: 2000 exemplars are not what `fair` grants here (3312)"),
     ("-p benchmark", "memo.json: memory_size: 3312 exemplars are not what `benchmark` grants"),
+    ("-p auc -net resnet20_cifar -ms 2000", "2000 exemplars are not what `auc` grants here (2768)"),
     ("--fixed_memory", "2000 exemplars are not what `fair` grants here (3312)"),
     ("--milestones 80 200", "--milestones: milestone 200 is never reached, training ends after"),
     ("--milestones 80 170", "--milestones: milestone 170 is never reached, training ends after"),

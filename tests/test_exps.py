@@ -2,10 +2,11 @@
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 
-from utils.budget import aligned_memory_size
+from utils.budget import aligned_memory_size, curve_points
 from utils.config import EXPS_DIR, SETTINGS, Config, load_config
 
 FILES = sorted(EXPS_DIR.glob("*.json"))
@@ -25,7 +26,9 @@ NOT_IN_FILES = {
 
 
 def test_every_setting_of_the_issue_is_there():
-    expected = {"memo", "quickstart"} | {
+    nets = ("conv2", "resnet14", "resnet20", "resnet26", "resnet32")
+    expected = {"memo", "quickstart"} | {f"auc_cifar100_{net}" for net in nets}
+    expected |= {
         f"cifar100_b{base}_inc{increment}_{protocol}_{schedule}"
         for base, increments in ((0, (5, 10, 20)), (50, (5, 10, 25)))
         for increment in increments
@@ -68,6 +71,19 @@ def test_file_is_what_its_name_says(path):
     assert (config.init_weight_decay, config.weight_decay) == (5e-4, 2e-4)
     assert (config.batch_size, config.alpha_aux, config.seed) == (128, 1.0, [1993])
     assert (config.train_adaptive, config.shuffle, config.fixed_memory) == (False, True, False)
+
+
+@pytest.mark.parametrize(
+    "point", curve_points("cifar100", 10, 10), ids=lambda point: point.backbone
+)
+def test_there_is_a_file_for_each_point_of_the_performance_memory_curve(point):
+    path = EXPS_DIR / f"auc_cifar100_{point.backbone.removesuffix('_cifar')}.json"
+    config, _, _ = load_config(["--config", str(path)])
+    assert config.memory_size == point.memory_size
+    # All else is the published experiment.
+    point_of_it = {"prefix": "auc", "convnet_type": f"memo_{point.backbone}"}
+    assert config == replace(Config(), **point_of_it, memory_size=point.memory_size)
+    assert load_config(["--config", str(path), "-ms", "auto"])[0] == config
 
 
 def test_memo_json_is_the_default_and_the_published_experiment():

@@ -112,6 +112,7 @@ def test_the_terminal_says_what_a_user_needs(finished):
     assert "synthetic in 3 tasks of 4 classes, 24 exemplars, memo_conv2" in result.stderr
     for word in ("average accuracy", "last accuracy", "CNN", "NME", "over 2 class orders"):
         assert word in result.stderr
+    assert "one conv2 = 50 exemplars" in result.stderr  # 38,976 weights x 4 / 3,072
     for folder in folders:
         assert str(folder) in result.stderr
         log = (folder / "main.log").read_text()

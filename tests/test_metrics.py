@@ -10,7 +10,7 @@ from conftest import load_golden
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from utils.metrics import Metrics, evaluate_task, forgetting, top_k_accuracy
+from utils.metrics import Metrics, area_under_curve, evaluate_task, forgetting, top_k_accuracy
 
 GOLDEN_CASES = load_golden("C8_metrics.json")
 
@@ -227,3 +227,14 @@ def test_every_measure_of_any_predictions_is_a_percentage(task_sizes, seed):
     top1 = metrics.curves()["cnn_top1"]
     assert min(top1) - 1e-9 <= metrics.average_accuracy <= max(top1) + 1e-9
     assert metrics.last_accuracy == top1[-1]
+
+
+def test_area_under_curve_by_hand():
+    # (4 - 1) x (.5 + .7) / 2 + (6 - 4) x (.7 + .9) / 2 = 1.8 + 1.6
+    assert area_under_curve([1.0, 4.0, 6.0], [50.0, 70.0, 90.0]) == pytest.approx(3.4)
+
+
+@pytest.mark.parametrize("megabytes", [[1.0], [2.0, 1.0], [1.0, 1.0]])
+def test_an_area_needs_rising_budgets(megabytes):
+    with pytest.raises(ValueError, match="two or more rising budgets"):
+        area_under_curve(megabytes, [50.0] * len(megabytes))

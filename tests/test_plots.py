@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from conftest import REPOSITORY
 
-from utils.plots import COLUMN_WIDTH, draw_curves, figure_bytes
+from utils.plots import COLUMN_WIDTH, draw_area, draw_curves, figure_bytes
 
 PUBLISHED = [90.40, 80.30, 78.33, 74.65, 71.74, 69.67, 68.19, 65.34, 63.10, 61.98]
 
@@ -132,3 +132,45 @@ def test_a_figure_as_a_file_is_the_same_every_time(file_format, start):
 def test_matplotlib_is_loaded_only_to_draw():
     code = "import sys, utils.plots, utils.logbook; sys.exit('matplotlib' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=True)
+
+
+class TestArea:
+    MB = (7.6, 12.4, 23.5)
+
+    def draw(self, deviations=None, reference=None, mb=None):
+        accuracies = {
+            "average": ([55.0, 69.0, 72.0], deviations or [None] * 3),
+            "last": ([41.0, 57.0, 62.0], deviations or [None] * 3),
+        }
+        areas = {"average": 10.86, "last": 9.04}
+        return draw_area(
+            list(mb or self.MB), accuracies, areas=areas, reference=reference, title="t"
+        )
+
+    def test_both_curves_and_their_areas(self):
+        figure = self.draw()
+        (axes,) = figure.axes
+        assert [tuple(line.get_xdata()) for line in axes.lines] == [self.MB, self.MB]
+        (legend,) = figure.legends
+        labels = [text.get_text() for text in legend.get_texts()]
+        assert any("AUC-A 10.86" in label for label in labels)
+        assert any("AUC-L 9.04" in label for label in labels)
+        assert "(MB)" in axes.get_xlabel()
+        assert "(%)" in axes.get_ylabel()
+
+    def test_numbers_of_close_budgets_do_not_overlap(self):
+        def numbers(figure):
+            return [text.get_text() for text in figure.axes[0].get_xticklabels()]
+
+        assert sorted(numbers(self.draw()), key=float) == ["7.6", "12.4", "23.5"]
+        assert numbers(self.draw(mb=(7.6, 7.8, 11.2))) == ["11.2", "7.8"]
+
+    def test_deviations_are_error_bars_and_the_published_curve_a_thin_line(self):
+        plain = self.draw()
+        figure = self.draw([1.0, 2.0, 3.0], {"average": [54.9, 69.1, 72.4], "last": [40.0] * 3})
+        assert len(figure.axes[0].containers) == 2
+        assert plain.axes[0].containers == []
+        # A point of a single run has no bar.
+        assert len(self.draw([None, 2.0, 3.0]).axes[0].containers) == 2
+        thin = [line for line in figure.axes[0].lines if line.get_linewidth() < 1]
+        assert [list(line.get_ydata()) for line in thin[-2:]] == [[54.9, 69.1, 72.4], [40.0] * 3]

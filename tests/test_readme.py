@@ -6,15 +6,40 @@ import shlex
 import pytest
 from conftest import REPOSITORY
 
+from utils import budget, report, sweep
 from utils.config import load_config, markdown_table
 
 README = (REPOSITORY / "README.md").read_text()
 COMMANDS = re.findall(r"python main_memo\.py[^\n`&]*", README)
+MODULES = re.findall(r"python -m (utils\.(?:budget|report|sweep)[^\n`]*)", README)
 FILES = sorted(set(re.findall(r"`((?:exps|utils|models|convs)/[^`<{]*)`", README)))
 
 
 def test_table_of_settings_is_the_program_s():
     assert markdown_table().strip() in README
+
+
+def test_the_budget_table_is_the_commands(capsys):
+    (typed, table), *_ = re.findall(r"\$ python -m utils\.budget ([^\n]*)\n(.*?)```", README, re.S)
+    assert budget.main(typed.split()) == 0
+    assert capsys.readouterr().out == table
+
+
+@pytest.mark.parametrize("words", MODULES)
+def test_the_other_commands_are_understood(words, tmp_path, monkeypatch, capsys):
+    # Nothing is there to report or run, which is said in a sentence; the words are understood.
+    module, *typed = shlex.split(words.split("#")[0])
+    monkeypatch.chdir(tmp_path)
+    if module == "utils.sweep":
+        typed = sorted(str(path) for path in REPOSITORY.glob(typed[0]))
+        assert len(typed) == 5
+        monkeypatch.setattr(sweep, "_run", lambda words: 0)
+        assert sweep.main(typed) == 0
+    elif module == "utils.report":
+        assert report.main(typed) == 2
+        assert "there is no such folder" in capsys.readouterr().err
+    else:
+        assert budget.main(typed) == 0
 
 
 def test_there_are_commands_to_test():

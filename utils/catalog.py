@@ -18,7 +18,8 @@ class Backbone:
     """One network: its published name and what its two halves weigh.
 
     Weights are counted as the published budgets count them: convolutions (with their biases) and
-    the affine parameters of BatchNorm, not its running statistics, and no classifier.
+    the affine parameters of BatchNorm, not its running statistics, and no classifier. What the
+    statistics add is given apart, in bytes.
     """
 
     name: str
@@ -26,6 +27,8 @@ class Backbone:
     generalized: int  # weights of the shared shallow blocks (the trunk)
     specialized: int  # weights of one specialized block; MEMO adds one per task
     feature_dim: int  # features that one specialized block gives
+    generalized_buffer_bytes: int  # the trunk's BatchNorm statistics: float32, int64 counters
+    specialized_buffer_bytes: int  # those of one specialized block
 
     @property
     def weights(self) -> int:
@@ -34,18 +37,18 @@ class Backbone:
 
 
 _BACKBONE_ROWS = (
-    #        name                 pixels  generalized  specialized  features
-    Backbone("resnet32", 32, 112_016, 351_488, 64),
-    Backbone("resnet14_cifar", 32, 42_320, 129_536, 64),
-    Backbone("resnet20_cifar", 32, 65_552, 203_520, 64),
-    Backbone("resnet26_cifar", 32, 88_784, 277_504, 64),
-    Backbone("conv2", 32, 1_920, 37_056, 64),
-    Backbone("resnet18", 224, 2_782_784, 8_393_728, 512),
-    Backbone("resnet10_imagenet", 224, 1_232_704, 3_673_088, 512),
-    Backbone("resnet26_imagenet", 224, 3_444_032, 10_502_144, 2048),
-    Backbone("resnet34_imagenet", 224, 8_170_304, 13_114_368, 512),
-    Backbone("resnet50_imagenet", 224, 8_543_296, 14_964_736, 2048),
-    Backbone("conv4", 224, 314_880, 591_360, 512),
+    #        name                 pixels  generalized  specialized  features  buffers of each
+    Backbone("resnet32", 32, 112_016, 351_488, 64, 4_136, 5_200),
+    Backbone("resnet14_cifar", 32, 42_320, 129_536, 64, 1_736, 2_080),
+    Backbone("resnet20_cifar", 32, 65_552, 203_520, 64, 2_536, 3_120),
+    Backbone("resnet26_cifar", 32, 88_784, 277_504, 64, 3_336, 4_160),
+    Backbone("conv2", 32, 1_920, 37_056, 64, 520, 520),
+    Backbone("resnet18", 224, 2_782_784, 8_393_728, 512, 18_040, 20_520),
+    Backbone("resnet10_imagenet", 224, 1_232_704, 3_673_088, 512, 10_824, 12_312),
+    Backbone("resnet26_imagenet", 224, 3_444_032, 10_502_144, 2048, 58_032, 65_592),
+    Backbone("resnet34_imagenet", 224, 8_170_304, 13_114_368, 512, 39_656, 28_728),
+    Backbone("resnet50_imagenet", 224, 8_543_296, 14_964_736, 2048, 122_712, 90_192),
+    Backbone("conv4", 224, 314_880, 591_360, 512, 3_096, 4_104),
 )
 
 # Keyed by the name of the single network; MEMO's split of the same network is "memo_" + name.

@@ -32,7 +32,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from utils.budget import aligned_memory_size
+from utils.budget import granted_memory
 from utils.catalog import BACKBONES, DATASETS, METHODS, READABLE_DATASETS, find_backbone
 from utils.data_manager import split_classes
 from utils.settings import (
@@ -85,6 +85,10 @@ def _train_base(value: Any) -> bool | str:
     return value if value == "auto" else SWITCH.check(value)
 
 
+def _memory_size(value: Any) -> int | str:
+    return value if value == "auto" else whole(0).check(value)
+
+
 def _backbone(value: Any) -> str:
     require(isinstance(value, str))
     return find_backbone(value).name
@@ -122,6 +126,7 @@ DEVICES = several(
     single=True,
 )
 BACKBONE = Kind("the name of a backbone, such as memo_resnet32", _backbone)
+AUTO_MEMORY = Kind(f'{whole(0).what}, or "auto"', _memory_size, read_number)
 AUTO_SWITCH = Kind('true, false or "auto"', _train_base, switch=True, off=True)
 
 
@@ -165,8 +170,10 @@ class Config:
     stop_after_task: int = setting(0, whole(0),
         "stop after this task, counted from 1; 0 runs them all")
 
-    memory_size: int = setting(3312, whole(0),
-        "exemplars kept in all, shared evenly by the classes seen", "-ms", section="Memory")
+    memory_size: int = setting(3312, AUTO_MEMORY,
+        "exemplars kept in all, shared evenly by the classes seen; `auto` keeps what the protocol "
+        "grants: under `fair` and `auc` its bytes less those of the network", "-ms",
+        section="Memory")
     fixed_memory: bool = setting(False, SWITCH,
         "keep memory_per_class exemplars of every class instead of sharing memory_size")
     memory_per_class: int = setting(20, whole(1),
@@ -232,6 +239,18 @@ class Config:
             object.__setattr__(self, "t_max", self.epochs)
         if self.model_name == "memo" and not self.convnet_type.startswith("memo_"):
             object.__setattr__(self, "convnet_type", f"memo_{self.convnet_type}")
+        if self.memory_size == "auto":
+            object.__setattr__(self, "memory_size", self.granted_memory())
+
+    @property
+    def classes(self) -> int:
+        """How many classes the run's data set has."""
+        return num_classes(self.dataset, self.synthetic_classes)
+
+    def granted_memory(self) -> int:
+        """Return how many exemplars the run's protocol grants it."""
+        split = self.convnet_type, self.init_cls, self.increment, self.classes
+        return granted_memory(self.prefix, self.dataset, *split, method=self.model_name)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as one flat object of JSON values, in the order declared."""
@@ -345,10 +364,35 @@ def _run_has_the_task_to_stop_after(
 @rule
 def _every_class_gets_an_exemplar(memory_size, fixed_memory, dataset, synthetic_classes):
     classes = num_classes(dataset, synthetic_classes)
-    if not fixed_memory and memory_size < classes:
+    if not fixed_memory and memory_size != "auto" and memory_size < classes:
         return (
             f"{memory_size} exemplars cannot cover the {classes} classes of {dataset}; "
             f"memory_size must be {classes} or more"
+        )
+
+
+@rule
+def _the_protocol_grants_enough(
+    memory_size,
+    fixed_memory,
+    prefix,
+    dataset,
+    convnet_type,
+    init_cls,
+    increment,
+    synthetic_classes,
+    model_name,
+):
+    classes = num_classes(dataset, synthetic_classes)
+    if memory_size != "auto" or fixed_memory or init_cls > classes:
+        return None  # nothing to compute, or another rule's sentence
+    granted = granted_memory(
+        prefix, dataset, convnet_type, init_cls, increment, classes, method=model_name
+    )
+    if granted < classes:
+        return (
+            f"`{prefix}` leaves {max(granted, 0)} exemplars beside a network of this size, too few "
+            f"for the {classes} classes of {dataset}; give a number of {classes} or more"
         )
 
 
@@ -395,13 +439,11 @@ def _memory_is_that_of_the_protocol(
     convnet_type,
     init_cls,
     increment,
+    model_name,
 ):
-    if dataset == "synthetic" or prefix == "auc":
-        return None  # no protocol is published for synthetic; auc's budget depends on the point
-    if prefix == "benchmark":
-        granted = DATASETS[dataset].benchmark_exemplars
-    else:
-        granted = aligned_memory_size(dataset, convnet_type, init_cls, increment)
+    if dataset == "synthetic":
+        return None  # no protocol is published for it
+    granted = granted_memory(prefix, dataset, convnet_type, init_cls, increment, method=model_name)
     held = memory_per_class * DATASETS[dataset].classes if fixed_memory else memory_size
     if held != granted:
         return (

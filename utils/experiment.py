@@ -14,6 +14,7 @@ import torch.nn.functional as F
 
 from models import METHODS
 from utils.augment import EvalTransform, TrainTransform
+from utils.budget import Cost, run_table
 from utils.checkpoint import save_task_checkpoint
 from utils.config import Config
 from utils.data import ImageArrays, load_dataset
@@ -98,6 +99,12 @@ def run_class_order(
         logbook.write_config({**config.to_dict(), "seed": [seed], **provenance(devices)})
         log.info("%s", setting)
         log.info("on %s; logs in %s", ", ".join(str(device) for device in devices), folder)
+        sizes = tasks.task_sizes[: config.stop_after_task or tasks.num_tasks]
+        budget = config.memory_size
+        if config.fixed_memory:
+            budget = config.memory_per_class * sum(sizes)
+        cost = Cost.after(config.model_name, config.dataset, config.convnet_type, sizes, budget)
+        log.info("%s", run_table(cost, len(sizes)))
         torch.manual_seed(config.torch_seed)
         train_data, test_data = _make_loaders(data, tasks, devices[0])
         learner = METHODS[config.model_name](config, tasks, train_data, test_data, devices)

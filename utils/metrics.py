@@ -10,6 +10,7 @@ class is its position in the class order, so that tasks are ranges of classes.
     average accuracy   mean of top-1 over the tasks so far ("average incremental accuracy")
     last accuracy      top-1 after the latest task, on all classes seen
     forgetting         mean over earlier tasks of their best earlier top-1 minus the present one
+    AUC-A, AUC-L       area under average, last accuracy/100 against memory in MB
 
 All of them are the classifier's unless they say NME. All are percent, 0 to 100 (forgetting may be
 negative), unrounded. Tasks count from 1. Where there is nothing to measure (old classes in the
@@ -89,6 +90,24 @@ def forgetting(accuracy_matrix: np.ndarray) -> float | None:
         return None
     drops = np.nanmax(earlier[:, measured], axis=0) - accuracy_matrix[-1, :-1][measured]
     return float(drops.mean())
+
+
+def area_under_curve(megabytes: list[float], accuracies: list[float]) -> float:
+    """Return the area under accuracy/100 against memory, by the trapezoid rule: AUC-A or AUC-L.
+
+    From MEMO (ICLR 2023), section 4.2: AUC-A takes average accuracies, AUC-L last accuracies.
+
+    Args:
+        megabytes: budgets, rising, two or more.
+        accuracies: percent, one for each budget.
+
+    Raises:
+        ValueError: fewer than two points, unequal lengths, or budgets that do not rise.
+    """
+    points = list(zip(megabytes, accuracies, strict=True))
+    if len(points) < 2 or any(a >= b for a, b in pairwise(megabytes)):
+        raise ValueError(f"an area needs two or more rising budgets, not {megabytes}")
+    return sum((x2 - x1) * (y1 + y2) / 200 for (x1, y1), (x2, y2) in pairwise(points))
 
 
 def evaluate_task(

@@ -156,3 +156,64 @@ def _legend_above(figure: Figure, title: str) -> None:
         fontsize=TEXT_SIZE,
         labelcolor=INK,
     )
+
+
+def draw_area(
+    megabytes: list[float],
+    accuracies: dict[str, tuple[list[float], list[float | None]]],
+    *,
+    areas: dict[str, float],
+    reference: dict[str, list[float]] | None = None,
+    title: str = "",
+) -> Figure:
+    """Draw the performance-memory curve: top-1 accuracy of the classifier against memory.
+
+    Args:
+        megabytes: the budgets, rising.
+        accuracies: "average" and "last": percent at each budget, with standard deviations (None
+            for a single run), which are drawn as error bars.
+        areas: the area under each of the two, for the legend.
+        reference: published percentages of the two, drawn as thin lines.
+        title: what stands above the legend.
+    """
+    figure, axes = _column_figure(height=2.7)
+    styles = {
+        "average": {"color": BLUE, "marker": "o", "markersize": 3, "linestyle": "-"},
+        "last": {"color": VERMILION, "marker": "s", "markersize": 3, "linestyle": "--"},
+    }
+    letters = {"average": "A", "last": "L"}
+    drawn = []
+    for name, (top1, deviations) in accuracies.items():
+        label = f"CNN, {name} accuracy: AUC-{letters[name]} {areas[name]:.2f}"
+        axes.plot(megabytes, top1, label=label, linewidth=1.2, zorder=3, **styles[name])
+        if any(deviations):
+            spread = [float("nan") if each is None else each for each in deviations]
+            bars = {"capsize": 2, "elinewidth": 0.8, "ecolor": styles[name]["color"], "zorder": 3}
+            axes.errorbar(megabytes, top1, yerr=spread, fmt="none", **bars)
+        drawn += [
+            v + sign * (d or 0) for v, d in zip(top1, deviations, strict=True) for sign in (-1, 1)
+        ]
+    for name, top1 in (reference or {}).items():
+        axes.plot(
+            megabytes,
+            top1,
+            label=f"published, {name} accuracy",
+            color=INK,
+            linewidth=0.6,
+            linestyle={"average": "-", "last": "--"}[name],
+            zorder=4,
+        )
+        drawn += top1
+    axes.set_xlabel("Memory: network and exemplars (MB)")
+    axes.set_ylabel("Top-1 accuracy (%)")
+    # From the largest budget down, a number where there is room for one.
+    numbered, room = [megabytes[-1]], (megabytes[-1] - megabytes[0]) / 11
+    for budget in reversed(megabytes[:-1]):
+        if numbered[-1] - budget >= room:
+            numbered.append(budget)
+    axes.set_xticks(numbered, [f"{budget:g}" for budget in numbered])
+    axes.set_xticks(megabytes, minor=True)
+    axes.tick_params(axis="x", which="minor", width=0.6, length=2, color=INK)
+    _percent_axis(axes, drawn)
+    _legend_above(figure, title)
+    return figure

@@ -1,0 +1,356 @@
+"""utils/report.py: what is averaged, with whom, against values computed by hand; the files."""
+
+import csv
+import json
+import subprocess
+import sys
+
+import pytest
+from conftest import REPOSITORY
+from fake_runs import fake_run
+
+from utils import published
+from utils.report import (
+    Curve,
+    ReportError,
+    Spread,
+    area_report,
+    find_curves,
+    group_runs,
+    main,
+    results_report,
+)
+from utils.runs import find_runs
+
+TEN = [90.0, 80.0, 78.0, 74.0, 71.0, 69.0, 68.0, 65.0, 63.0, 62.0]  # mean 72
+
+
+def shifted(by):
+    return [value + by for value in TEN]
+
+
+@pytest.fixture
+def three_seeds(tmp_path):
+    """Three finished runs: averages 72, 73, 71, last 62, 63, 61, NME one point below each."""
+    for seed, by in ((1993, 0), (1, 1), (2, -1)):
+        fake_run(tmp_path / f"seed{seed}", shifted(by), seed=[seed], forgetting=20.0 + 2 * by)
+    return tmp_path
+
+
+def table(text):
+    """Return the first Markdown table in a text as a list of rows of cells."""
+    lines = text.splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("|"))
+    rows = []
+    for line in lines[start:]:
+        if not line.startswith("|"):
+            break
+        rows.append([cell.strip() for cell in line[1:-1].split("|")])
+    return [rows[0], *rows[2:]]
+
+
+# --- What is averaged -----------------------------------------------------------------------------
+
+
+def test_mean_and_deviation_by_hand():
+    # 72, 73, 71: mean 72; squared differences 0 + 1 + 1 = 2, over n - 1 = 2: 1.
+    assert Spread.over([72, 73, 71]) == Spread(72, 1)
+    # 60, 63: mean 61.5; 2 x 1.5^2 / 1 = 4.5; sqrt 2.1213.
+    assert str(Spread.over([60, 63])) == "61.50 ± 2.12"
+    assert Spread.over([5]) == Spread(5, None)
+    assert str(Spread.over([5.0])) == "5.00"
+    assert str(Spread.over([None, 5])) == "-"
+
+
+def test_one_row_for_three_seeds(three_seeds):
+    header, row = table(results_report(find_runs([three_seeds]), False)["report.md"])
+    cells = dict(zip(header, row, strict=True))
+    assert cells == {
+        "setting": "1: cifar100 B0 Inc10, fair, memo_resnet32, ms 3312",
+        "n": "3",
+        "CNN average (%)": "72.00 ± 1.00",
+        "CNN last (%)": "62.00 ± 1.00",
+        "CNN forgetting": "20.00 ± 2.00",
+        "NME average (%)": "71.00 ± 1.00",
+        "NME last (%)": "61.00 ± 1.00",
+        "exemplars": "3300",
+        "MB": "23.54",
+        "time": "1 min 00 s",
+    }
+
+
+def test_torch_seeds_and_what_changes_no_result_are_one_experiment(tmp_path):
+    fake_run(tmp_path / "a", TEN)
+    fake_run(tmp_path / "b", TEN, torch_seed=2, num_workers=0, data_dir="/elsewhere")
+    fake_run(tmp_path / "c", TEN, torch_seed=3, device=[1], devices=["cuda:1 (NVIDIA H200)"])
+    (group,), left_out = group_runs(find_runs([tmp_path]))
+    assert len(group.runs) == 3
+    assert left_out == []
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"lrate": 0.05},
+        {"scheduler": "cosine"},
+        {"train_base": False},
+        {"memory_size": 2000},
+        {"prefix": "benchmark"},
+        {"debug": True},
+        {"devices": ["cuda:0", "cuda:1"]},  # BatchNorm sees half a batch
+    ],
+)
+def test_any_other_difference_is_another_row(changes, tmp_path):
+    fake_run(tmp_path / "a", TEN)
+    fake_run(tmp_path / "b", TEN, seed=[1], **changes)
+    groups, _ = group_runs(find_runs([tmp_path]))
+    assert [len(group.runs) for group in groups] == [1, 1]
+
+
+def test_rows_of_the_same_setting_are_told_apart(tmp_path):
+    fake_run(tmp_path / "a", TEN)
+    fake_run(tmp_path / "b", TEN, scheduler="cosine")
+    report = results_report(find_runs([tmp_path]), False)["report.md"]
+    names = [row[0] for row in table(report)[1:]]
+    assert [name.rpartition(", ")[2] for name in names] == ["scheduler=steplr", "scheduler=cosine"]
+    assert "2: other settings: scheduler=cosine" in report
+
+
+def test_unfinished_runs_are_listed_and_not_averaged(three_seeds):
+    fake_run(three_seeds / "dying", shifted(50)[:4], seed=[5], finished=False)
+    fake_run(three_seeds / "young", TEN, seed=[6])
+    (three_seeds / "young" / "summary.json").unlink()
+    fake_run(three_seeds / "cut", TEN, seed=[7])
+    (three_seeds / "cut" / "summary.json").write_text('{"average')
+    fake_run(three_seeds / "old", TEN, seed=[8])
+    (three_seeds / "old" / "summary.json").write_text('{"finished": true, "seconds": 1}')
+    report = results_report(find_runs([three_seeds]), False)["report.md"]
+    assert table(report)[1][1:3] == ["3", "72.00 ± 1.00"]
+    listed = report.split("Not averaged:")[1]
+    assert f"- {three_seeds / 'dying'}: 4 of 10 tasks finished" in listed
+    assert f"- {three_seeds / 'young'}: no task finished" in listed
+    assert f"- {three_seeds / 'cut'}: summary.json cannot be read" in listed
+    assert f"- {three_seeds / 'old'}: summary.json lacks average_accuracy, last_acc" in listed
+
+
+def test_a_run_that_was_to_stop_is_finished_and_stands_with_its_like(three_seeds):
+    fake_run(three_seeds / "s1", [90.0, 80.0], seed=[1], stop_after_task=2)
+    fake_run(three_seeds / "s2", [80.0, 70.0], seed=[2], stop_after_task=2)
+    # To stop after the last task is to run them all.
+    fake_run(three_seeds / "all", shifted(2), seed=[3], stop_after_task=10)
+    rows = table(results_report(find_runs([three_seeds]), True)["report.md"])
+    by_name = {row[0].split(": ", 1)[1]: dict(zip(rows[0], row, strict=True)) for row in rows[1:]}
+    short = by_name["cifar100 B0 Inc10, fair, memo_resnet32, ms 3312, after task 2 of 10"]
+    assert (short["n"], short["CNN average (%)"]) == ("2", "80.00 ± 7.07")
+    assert short["published CNN average"] == "-"
+    assert short["MB"] == f"{((112_016 + 2 * 351_488) * 4 + 3312 * 3072) / 2**20:.2f}"
+    assert by_name["cifar100 B0 Inc10, fair, memo_resnet32, ms 3312"]["n"] == "4"
+
+
+def test_the_same_seed_twice_is_no_second_sample(three_seeds):
+    fake_run(three_seeds / "t_again", shifted(9), seed=[1993])
+    (group,), left_out = group_runs(find_runs([three_seeds]))
+    assert len(group.runs) == 3
+    # The later folder counts.
+    assert group.over_runs("last_accuracy").mean == pytest.approx((71 + 63 + 61) / 3)
+    ((run, reason),) = left_out
+    assert run.folder.name == "seed1993"
+    assert "t_again" in reason
+
+
+# --- Beside the published numbers -----------------------------------------------------------------
+
+
+def test_compare(three_seeds):
+    report = results_report(find_runs([three_seeds]), True)["report.md"]
+    header, row = table(report)
+    # 72.00 - 72.37, 62.00 - 61.98
+    assert row[header.index("published CNN average") :][:4] == ["72.37", "-0.37", "61.98", "+0.02"]
+    assert "cifar100 B0 Inc10, fair, resnet32: foster" in report
+
+
+def test_compare_where_nothing_is_published(tmp_path):
+    fake_run(tmp_path / "a", TEN, memory_size=3000)
+    report = results_report(find_runs([tmp_path]), True)["report.md"]
+    assert table(report)[1][-4:] == ["-"] * 4
+
+
+# --- The files ------------------------------------------------------------------------------------
+
+
+def test_csv_has_full_precision_and_every_setting(three_seeds):
+    (row,) = csv.DictReader(
+        results_report(find_runs([three_seeds]), True)["report.csv"].split("\n")
+    )
+    assert (row["n"], row["class_orders"], row["torch_seeds"]) == ("3", "1 2 1993", "1 1 1")
+    assert (row["cnn_average_accuracy_mean"], row["cnn_average_accuracy_sd"]) == ("72.0", "1.0")
+    assert (row["nme_last_accuracy_mean"], row["published_cnn_last"]) == ("61.0", "61.98")
+    assert row["exemplar_budget"] == row["memory_size"] == "3312"
+
+
+def test_latex(three_seeds):
+    text = results_report(find_runs([three_seeds]), False)["report.tex"]
+    assert r"\begin{tabular}{lrrrrrrrrr}" in text
+    assert r"72.00 $\pm$ 1.00" in text
+    assert r"memo\_resnet32" in text
+    assert r"CNN average (\%)" in text
+
+
+def test_the_command_as_a_process(three_seeds, tmp_path):
+    words = [sys.executable, "-m", "utils.report", three_seeds, "--compare"]
+    done = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith((three_seeds / "report.md").read_text())
+    assert (three_seeds / "report.csv").exists()
+    assert (three_seeds / "report.tex").exists()
+    # Several folders: the report lies above them.
+    assert main([str(three_seeds / "seed1"), str(three_seeds / "seed2")]) == 0
+    assert "| 2 |" in (three_seeds / "report.md").read_text()
+    # A report of the same folder again: its own files are no runs.
+    assert main([str(three_seeds), "--out", str(tmp_path / "o")]) == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["nowhere"], "nowhere: there is no such folder"),
+        (["empty"], "no run is in"),
+        (["unfinished"], "no run is finished"),
+        (["unfinished", "--auc"], "no finished run of the protocol auc"),
+        (["empty", "--aux"], "--aux"),
+        ([], "paths"),
+    ],
+)
+def test_mistakes_are_one_message(words, says, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    fake_run(tmp_path / "unfinished" / "run", TEN[:2], finished=False)
+    try:
+        code = main(words)
+    except SystemExit as stopped:
+        code = stopped.code
+    shown = capsys.readouterr()
+    assert code == 2
+    assert shown.out == ""
+    assert shown.err.startswith("utils.report: ")
+    assert says in shown.err
+
+
+# --- The performance-memory curve -----------------------------------------------------------------
+
+AUC_ROWS = [row for row in published.rows() if (row.method, row.prefix) == ("memo", "auc")]
+
+
+@pytest.fixture
+def published_curve(tmp_path):
+    """The five published points, as runs."""
+    for row in AUC_ROWS:
+        fake_run(
+            tmp_path / row.convnet_type,
+            TEN,
+            prefix="auc",
+            convnet_type=f"memo_{row.convnet_type}",
+            memory_size=row.memory_size,
+            average=row.average,
+            last=row.last,
+        )
+    return tmp_path
+
+
+def test_the_published_points_give_the_published_areas(published_curve):
+    (curve,), _ = find_curves(find_runs([published_curve]))
+    assert round(curve.area("average_accuracy").mean, 2) == 10.86  # published: 10.85
+    assert round(curve.area("last_accuracy").mean, 2) == 9.04  # published: 9.03
+    # Accuracy per MB: 54.9 / 7.6 and 72.4 / 23.5 (published: 7.18 and 3.06).
+    assert round(curve.per_mb(0), 2) == 7.22
+    assert round(curve.per_mb(-1), 2) == 3.08
+    # Over exact bytes 7.63, 12.41, 16.12, 19.83, 23.54 MB, by hand.
+    exact = (4.786 * 1.24 + 3.711 * 1.395 + 3.708 * 1.422 + 3.708 * 1.442) / 2
+    assert curve.area("average_accuracy", exact=True).mean == pytest.approx(exact, abs=0.003)
+
+
+def test_the_command_prints_and_draws_it(published_curve, capsys):
+    assert main(["--auc", str(published_curve), "--compare"]) == 0
+    said = capsys.readouterr().out
+    areas = said[said.index("| area") :]
+    rows = {row[0]: row[1:] for row in table(areas)}
+    assert rows["over nominal MB"] == ["10.86", "9.04", "7.22", "3.08"]
+    assert rows["published: memo"] == ["10.85", "9.03", "7.18", "3.06"]
+    # 10.8565 - 10.85, 9.03625 - 9.03, 7.2237 - 7.18, 3.0809 - 3.06
+    assert rows["difference from it (nominal)"] == ["+0.01", "+0.01", "+0.04", "+0.02"]
+    assert rows["published: foster"] == ["11.12", "9.03", "-", "-"]
+    (area, *_) = csv.DictReader((published_curve / "auc_areas.csv").open())
+    assert area["AUC-A (CNN average)"] == "10.86"
+    assert (published_curve / "auc.png").read_bytes().startswith(b"\x89PNG")
+    assert (published_curve / "auc.pdf").read_bytes().startswith(b"%PDF")
+    points = list(csv.DictReader((published_curve / "auc.csv").open()))
+    assert [float(point["nominal_mb"]) for point in points] == [7.6, 12.4, 16.0, 19.8, 23.5]
+
+
+@pytest.mark.parametrize("how", ["absent", "unfinished", "other memory"])
+def test_a_missing_budget_is_named(how, published_curve, capsys):
+    folder = published_curve / "resnet20_cifar"
+    if how == "absent":
+        (folder / "config.json").unlink()
+    elif how == "unfinished":
+        summary = json.loads((folder / "summary.json").read_text())
+        (folder / "summary.json").write_text(json.dumps({**summary, "finished": False}))
+    else:
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**config, "memory_size": 2000}))
+    assert main(["--auc", str(published_curve)]) == 2
+    said = capsys.readouterr().err
+    assert "16.0 MB, memo_resnet20_cifar with 2768 exemplars" in said
+    assert ("there are runs with 2000" in said) is (how == "other memory")
+    assert (f"{folder}: 10 of 10 tasks finished" in said) is (how == "unfinished")
+    assert not (published_curve / "auc.md").exists()
+
+
+def test_runs_that_stopped_early_are_no_points(published_curve):
+    fake_run(published_curve / "s", TEN[:3], prefix="auc", stop_after_task=3)
+    (curve,), left_out = find_curves(find_runs([published_curve]))
+    assert len(curve.groups) == 5
+    assert "stopped after task 3 of 10" in left_out[0][1]
+
+
+def test_areas_over_seeds(published_curve):
+    for row in AUC_ROWS:
+        fake_run(
+            published_curve / f"second_{row.convnet_type}",
+            TEN,
+            seed=[1],
+            prefix="auc",
+            convnet_type=f"memo_{row.convnet_type}",
+            memory_size=row.memory_size,
+            average=row.average + 1,
+            last=row.last,
+        )
+    (curve,), _ = find_curves(find_runs([published_curve]))
+    area = curve.area("average_accuracy")
+    # One more point everywhere: (23.5 - 7.6) / 100 more area.
+    assert area.sd == pytest.approx(0.159 / 2**0.5)
+    assert round(area.mean - 0.159 / 2, 2) == 10.86
+    # Without the same seeds at every point there is no area of a seed.
+    fewer = Curve(curve.name, curve.points, (*curve.groups[:4], type(curve.groups[4])(
+        curve.groups[4].runs[:1]
+    )))  # fmt: skip
+    assert fewer.area("average_accuracy").sd is None
+
+
+def test_curves_of_two_experiments_have_a_picture_each(published_curve):
+    for row in AUC_ROWS:
+        fake_run(
+            published_curve / f"cosine_{row.convnet_type}",
+            TEN,
+            prefix="auc",
+            scheduler="cosine",
+            convnet_type=f"memo_{row.convnet_type}",
+            memory_size=row.memory_size,
+        )
+    files = area_report(find_runs([published_curve]), False)
+    assert {"auc_1.png", "auc_2.png", "auc.md"} <= set(files)
+
+
+def test_no_auc_run_at_all(three_seeds):
+    with pytest.raises(ReportError, match="no finished run of the protocol auc"):
+        find_curves(find_runs([three_seeds]))

@@ -1,0 +1,138 @@
+"""utils/sweep.py: what is left out, what is run, and what its end says."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from conftest import REPOSITORY
+from fake_runs import fake_run
+
+import utils.sweep
+from utils.config import Config
+from utils.runs import find_runs
+from utils.sweep import main, missing_seeds
+
+TEN = [90.0, 80.0, 78.0, 74.0, 71.0, 69.0, 68.0, 65.0, 63.0, 62.0]
+
+
+@pytest.mark.parametrize(
+    ("run", "missing"),
+    [
+        ({}, [1]),
+        ({"seed": [1]}, [1993]),
+        ({"num_workers": 0, "device": [3]}, [1]),
+        ({"torch_seed": 2}, [1993, 1]),
+        ({"lrate": 0.2}, [1993, 1]),
+        ({"finished": False}, [1993, 1]),
+        ({"stop_after_task": 9, "top1": TEN[:9]}, [1993, 1]),
+        ({"stop_after_task": 10}, [1]),
+    ],
+)
+def test_only_finished_runs_of_the_same_settings_are_left_out(run, missing, tmp_path):
+    fake_run(tmp_path / "run", **{"top1": TEN, **run})
+    assert missing_seeds(Config(seed=[1993, 1]), find_runs([tmp_path])) == missing
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Two configuration files whose runs end at once, were they run."""
+    paths = []
+    for name, increment in (("a", 10), ("b", 20)):
+        path = tmp_path / f"{name}.json"
+        path.write_text(json.dumps({"increment": increment, "log_dir": str(tmp_path / "logs")}))
+        paths.append(str(path))
+    return paths
+
+
+@pytest.fixture
+def ran(monkeypatch):
+    """Record the command lines instead of running them; the list of exit codes can be filled."""
+    commands, codes = [], []
+
+    def run(words):
+        commands.append(words)
+        return codes.pop(0) if codes else 0
+
+    monkeypatch.setattr(utils.sweep, "_run", run)
+    return commands, codes
+
+
+def test_every_file_is_run_with_the_flags(files, ran):
+    assert main([*files, "-d", "-1", "--seed", "1993", "1"]) == 0
+    commands, _ = ran
+    assert [words[3] for words in commands] == files
+    assert all(words[4:] == ["-d", "-1", "--seed", "1993", "1"] for words in commands)
+
+
+def test_finished_seeds_are_left_out(files, ran, tmp_path):
+    fake_run(tmp_path / "logs" / "x", TEN, increment=10, log_dir=str(tmp_path / "logs"))
+    assert main([*files, "--seed", "1993", "1"]) == 0
+    commands, _ = ran
+    assert [words[-2:] for words in commands] == [["--seed", "1"], ["1993", "1"]]
+    assert main([files[0]]) == 0
+    assert len(commands) == 2
+
+
+def test_a_failure_does_not_keep_the_others_from_running(files, ran):
+    commands, codes = ran
+    codes += [1, 0]
+    assert main(files) == 1
+    assert len(commands) == 2
+
+
+@pytest.mark.parametrize("code", [3, 130, 143])
+def test_a_run_told_to_stop_stops_the_sweep(code, files, ran):
+    commands, codes = ran
+    codes.append(code)
+    assert main(files) == code
+    assert len(commands) == 1
+
+
+@pytest.mark.parametrize(
+    ("code", "does"),
+    [
+        (0, "pass"),
+        (3, "sys.exit(3)"),
+        (143, "os.kill(os.getpid(), signal.SIGTERM)"),
+        (143, "os.kill(os.getppid(), signal.SIGTERM); time.sleep(60)"),  # the sweep is ended
+    ],
+)
+def test_what_ended_a_run_is_known(code, does):
+    words = [sys.executable, "-c", f"import os, signal, sys, time; {does}"]
+    assert utils.sweep._run(words) == code
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ([], "name the configurations first"),
+        (["--seed", "1"], "name the configurations first"),
+        (["FILE", "--config", "b.json"], "--config and --print_config are no flags for a sweep"),
+        (["FILE", "nowhere.json"], "nowhere.json: there is no such file"),
+        (["FILE", "FILE", "-init", "0"], "-init: must be a whole number of at least 1"),
+    ],
+)
+def test_mistakes_are_found_before_anything_runs(words, says, files, ran, capsys):
+    assert main([files[0] if word == "FILE" else word for word in words]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("utils.sweep: ")
+    assert error.count(says) == 1
+    assert ran[0] == []
+
+
+def test_a_real_sweep_runs_once(tmp_path):
+    config = {
+        "dataset": "synthetic", "synthetic_classes": 4, "synthetic_train_per_class": 4,
+        "synthetic_test_per_class": 2, "convnet_type": "conv2", "prefix": "benchmark",
+        "init_cls": 2, "increment": 2, "memory_size": 4, "init_epoch": 1, "epochs": 1,
+        "init_milestones": [], "milestones": [], "device": [-1],
+    }  # fmt: skip
+    path = tmp_path / "tiny.json"
+    path.write_text(json.dumps(config))
+    words = [sys.executable, "-m", "utils.sweep", path, "--log_dir", tmp_path / "logs"]
+    for said in ("1 of 1 configurations are finished", "finished already"):
+        done = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert said in done.stderr
+    assert len(find_runs([tmp_path / "logs"])) == 1

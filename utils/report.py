@@ -1,0 +1,592 @@
+"""Tables of results: average and last accuracy of runs, over their seeds, beside published numbers.
+
+    python -m utils.report logs                        every run under logs/
+    python -m utils.report logs/fair --compare         with the published numbers and the difference
+    python -m utils.report --auc logs/auc              the performance-memory curve and its area
+
+Runs that differ only in their seeds are one row: mean ± standard deviation (of a sample: n - 1) of
+each result. Runs that are not finished are listed below the table and never averaged in. A run that
+reached its --stop_after_task is finished, and stands in a row with its like only.
+
+The table is printed as Markdown and written as report.md, report.csv and report.tex to the folder
+named, or the one above several (`--out` names another). With --auc the files are auc.md, auc.csv,
+auc_areas.csv, auc.tex, auc.png and auc.pdf; every budget of the curve must have a finished run.
+
+Exit codes: 0 done; 2 there is nothing to report, a budget is missing, or a path does not exist.
+"""
+
+import argparse
+import os
+import statistics
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from utils import published
+from utils.budget import MB, Cost, Point, curve_points
+from utils.catalog import find_backbone
+from utils.config import SETTINGS, Config
+from utils.files import write_file
+from utils.logbook import duration
+from utils.metrics import area_under_curve
+from utils.plots import draw_area, figure_bytes
+from utils.runs import NO_RESULT, SEEDS, Run, find_runs, setting_key
+from utils.tables import csv_text, latex_text, markdown_text
+
+# What a row measures: key in summary.json, and its name in the tables. "CNN" and "NME" are told
+# in words below each table.
+MEASURES = {
+    "average_accuracy": "CNN average (%)",
+    "last_accuracy": "CNN last (%)",
+    "forgetting": "CNN forgetting",
+    "average_nme_accuracy": "NME average (%)",
+    "last_nme_accuracy": "NME last (%)",
+}
+COMPARED = {"average_accuracy": "average", "last_accuracy": "last", "forgetting": "forgetting"}
+WORDS = (
+    "CNN: the trained classifier. NME: nearest mean of exemplars. Top-1 accuracy in percent; "
+    "average: mean over the tasks; last: after the last task; forgetting: points lost, mean over "
+    "earlier tasks. ± is the standard deviation over n runs with different seeds (n - 1 in the "
+    "denominator). exemplars: held at the end. MB (2^20 bytes): float32 convolution and BatchNorm "
+    "weights and the exemplar budget as uint8 images, as published budgets count. time: mean of "
+    "one run."
+)
+
+
+class ReportError(Exception):
+    """There is nothing to report; the message is for the user."""
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean and standard deviation of one result over n runs; None where nothing was measured."""
+
+    mean: float | None
+    sd: float | None  # of a sample (n - 1); None for a single run
+
+    @classmethod
+    def over(cls, values: Iterable[float | None]) -> "Spread":
+        """Return mean and deviation of values; if one is missing, so is the mean."""
+        values = list(values)
+        if None in values:
+            return cls(None, None)
+        return cls(statistics.mean(values), statistics.stdev(values) if len(values) > 1 else None)
+
+    def __str__(self) -> str:
+        if self.mean is None:
+            return "-"
+        return f"{self.mean:.2f}" + ("" if self.sd is None else f" ± {self.sd:.2f}")
+
+
+@dataclass(frozen=True)
+class Group:
+    """Finished runs that differ in their seeds only."""
+
+    runs: tuple[Run, ...]
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The settings they share (the seeds are those of the first)."""
+        return self.runs[0].config
+
+    @property
+    def cost(self) -> Cost:
+        """What network and exemplar budget cost after the last task."""
+        run = self.runs[0]
+        names = (self.config[key] for key in ("model_name", "dataset", "convnet_type"))
+        return Cost.after(*names, run.task_sizes, run.budget)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the runs stopped before the last task of the split."""
+        return self.runs[0].tasks < self.runs[0].tasks_total
+
+    def over_runs(self, key: str) -> Spread:
+        """Return mean and deviation of a number in summary.json."""
+        return Spread.over(run.summary[key] for run in self.runs)
+
+    def exemplars(self) -> str:
+        """Return the number of exemplars held, or the range where runs differ."""
+        held = [run.summary["exemplars"] for run in self.runs]
+        return str(held[0]) if len(set(held)) == 1 else f"{min(held)}-{max(held)}"
+
+
+def group_runs(runs: Iterable[Run]) -> tuple[list[Group], list[tuple[Run, str]]]:
+    """Sort runs into groups that may be averaged, and others with the reason why they may not.
+
+    Of two runs with the same settings and seeds the later folder counts: a repeat that ought to
+    give the same numbers is no second sample.
+    """
+    by_experiment: dict[str, dict[tuple[int, int], Run]] = {}
+    left_out = []
+    for run in runs:
+        if run.unfinished:
+            left_out.append((run, run.unfinished))
+            continue
+        repeats = by_experiment.setdefault(run.experiment, {})
+        if run.seeds in repeats:
+            left_out.append((repeats[run.seeds], f"done again with the same seeds in {run.folder}"))
+        repeats[run.seeds] = run
+    groups = [
+        Group(tuple(repeats[seeds] for seeds in sorted(repeats)))
+        for repeats in by_experiment.values()
+    ]
+    return groups, left_out
+
+
+# --- The table of results -------------------------------------------------------------------------
+
+
+def results_report(runs: list[Run], compare: bool) -> dict[str, str]:
+    """Return the content of report.md, report.csv and report.tex.
+
+    Args:
+        runs: at least one finished run among them.
+        compare: put published numbers beside ours.
+
+    Raises:
+        ReportError: no run is finished.
+    """
+    groups, left_out = group_runs(runs)
+    if not groups:
+        raise ReportError("no run is finished:\n" + _listed(left_out))
+    labels = _labels(groups)
+    rows_published = [
+        published.find(group.config) if compare and not group.stopped else None for group in groups
+    ]
+    compared = [
+        key
+        for key, name in COMPARED.items()
+        if compare and (key != "forgetting" or any(r and r.forgetting for r in rows_published))
+    ]
+    header = ["setting", "n", *MEASURES.values(), "exemplars", "MB", "time"]
+    for key in compared:
+        header += [f"published CNN {COMPARED[key]}", "difference"]
+    rows, details = [], []
+    for number, (group, row) in enumerate(zip(groups, rows_published, strict=True), 1):
+        cells = [
+            f"{number}: {labels[number - 1]}",
+            str(len(group.runs)),
+            *(str(group.over_runs(key)) for key in MEASURES),
+            group.exemplars(),
+            f"{group.cost.total_bytes / MB:.2f}",
+            duration(group.over_runs("seconds").mean),
+        ]
+        for key in compared:
+            theirs, ours = getattr(row, COMPARED[key], None), group.over_runs(key).mean
+            known = theirs is not None and ours is not None
+            cells += [f"{theirs:.2f}", f"{ours - theirs:+.2f}"] if known else ["-", "-"]
+        rows.append(cells)
+        details.append(_details(number, group))
+    text = [markdown_text(header, rows), WORDS + "\n", *details]
+    if compare:
+        text.append(_published_beside(groups))
+    if left_out:
+        text.append(f"Not averaged:\n\n{_listed(left_out)}")
+    return {
+        "report.md": "\n".join(text),
+        "report.csv": _results_csv(groups, labels, rows_published),
+        "report.tex": latex_text(header, rows),
+    }
+
+
+def _labels(groups: list[Group]) -> list[str]:
+    """Return a short name for each group: its setting, and what tells it from its neighbours."""
+    short = [_short(group) for group in groups]
+    labels = []
+    for group, name in zip(groups, short, strict=True):
+        like = [other.config for other, n in zip(groups, short, strict=True) if n == name]
+        differing = [
+            key
+            for key in SETTINGS
+            if key not in {*SEEDS, *NO_RESULT, "stop_after_task"}
+            and any(config[key] != group.config[key] for config in like)
+        ]
+        labels.append(", ".join([name, *(f"{key}={group.config[key]}" for key in differing)]))
+    return labels
+
+
+def _short(group: Group) -> str:
+    run = group.runs[0]
+    kept = f"ms {run.budget}"
+    if group.config["fixed_memory"]:
+        kept = f"{group.config['memory_per_class']} a class"
+    stopped = f", after task {run.tasks} of {run.tasks_total}" if group.stopped else ""
+    return f"{_split(run)}, {run.config['prefix']}, {run.config['convnet_type']}, {kept}{stopped}"
+
+
+def _split(run: Run) -> str:
+    """Return "cifar100 B0 Inc10", in the papers' words."""
+    first, later = run.config["init_cls"], run.config["increment"]
+    return f"{run.config['dataset']} B{0 if first == later else first} Inc{later}"
+
+
+def _details(number: int, group: Group) -> str:
+    """Return a row's settings that are not the defaults, and its runs."""
+    shown = ("dataset", "prefix", "convnet_type", "init_cls", "increment", "memory_size")
+    usual = Config(**{key: group.config[key] for key in shown}).to_dict()
+    skipped = {*SEEDS, *NO_RESULT, *shown}
+    other = [
+        f"{key}={group.config[key]}"
+        for key in SETTINGS
+        if key not in skipped and group.config[key] != usual[key]
+    ]
+    lines = [f"{number}: other settings: {', '.join(other) or 'the defaults'}"]
+    for run in group.runs:
+        order, torch_seed = run.seeds
+        lines.append(f"   - class order {order}, torch seed {torch_seed}: {run.folder}")
+    return "\n".join(lines) + "\n"
+
+
+def _published_beside(groups: list[Group]) -> str:
+    """Return what was published for the groups' settings, all methods, as a table."""
+    settings = ("dataset", "init_cls", "increment", "prefix")
+    asked = {
+        (*(group.config[key] for key in settings), find_backbone(group.config["convnet_type"]).name)
+        for group in groups
+    }
+    rows = [
+        [
+            f"{row.dataset} B{0 if row.init_cls == row.increment else row.init_cls} "
+            f"Inc{row.increment}, {row.prefix}, {row.convnet_type}: {row.method}",
+            "-" if row.memory_size is None else str(row.memory_size),
+            f"{row.average:.2f}",
+            f"{row.last:.2f}",
+        ]
+        for row in published.rows()
+        if (*(getattr(row, key) for key in settings), row.convnet_type) in asked
+    ]
+    if not rows:
+        return "No number is published for these settings.\n"
+    table = markdown_text(["published", "exemplars", "CNN average (%)", "CNN last (%)"], rows)
+    return f"Published for these settings (class order 1993, single runs):\n\n{table}"
+
+
+def _results_csv(
+    groups: list[Group], labels: list[str], rows_published: list[published.Published | None]
+) -> str:
+    """Return the table with full precision, and every setting."""
+    settings = [key for key in SETTINGS if key not in {*SEEDS, *NO_RESULT}]
+    header = ["setting", "n", "class_orders", "torch_seeds"]
+    for key in MEASURES:
+        header += [f"{_csv_name(key)}_mean", f"{_csv_name(key)}_sd"]
+    header += ["exemplars", "exemplar_budget", "tasks", "total_mb", "stored_mb", "seconds_mean"]
+    header += [f"published_cnn_{name}" for name in COMPARED.values()]
+    rows = []
+    for group, label, row in zip(groups, labels, rows_published, strict=True):
+        orders, torch_seeds = zip(*(run.seeds for run in group.runs), strict=True)
+        rows.append(
+            [
+                label,
+                len(group.runs),
+                " ".join(map(str, orders)),
+                " ".join(map(str, torch_seeds)),
+                *(v for key in MEASURES for v in _mean_sd(group.over_runs(key))),
+                group.exemplars(),
+                group.runs[0].budget,
+                group.runs[0].tasks,
+                group.cost.total_bytes / MB,
+                group.cost.true_total_bytes / MB,
+                group.over_runs("seconds").mean,
+                *(getattr(row, name, None) for name in COMPARED.values()),
+                *(group.config[key] for key in settings),
+            ]
+        )
+    return csv_text([*header, *settings], rows)
+
+
+def _csv_name(key: str) -> str:
+    if "nme" in key:
+        return "nme_" + key.replace("_nme", "")
+    return f"cnn_{key}"
+
+
+def _mean_sd(spread: Spread) -> tuple[float | None, float | None]:
+    return spread.mean, spread.sd
+
+
+def _listed(left_out: Iterable[tuple[Run, str]]) -> str:
+    return "".join(f"- {run.folder}: {reason}\n" for run, reason in left_out)
+
+
+# --- The performance-memory curve -----------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One experiment at every budget: a point and the finished runs there."""
+
+    name: str
+    points: tuple[Point, ...]
+    groups: tuple[Group, ...]
+
+    def accuracies(self, key: str) -> list[Spread]:
+        """Return mean and deviation of a number in summary.json at each point."""
+        return [group.over_runs(key) for group in self.groups]
+
+    def area(self, key: str, exact: bool = False) -> Spread:
+        """Return the area under accuracy/100 over nominal or exact MB.
+
+        Where every point has the same seeds there is an area for each of them, else one area under
+        the means, without a deviation.
+        """
+        megabytes = [point.exact_mb if exact else point.nominal_mb for point in self.points]
+        seeds = [tuple(run.seeds for run in group.runs) for group in self.groups]
+        if len(set(seeds)) == 1:
+            by_seed = zip(*(group.runs for group in self.groups), strict=True)
+            return Spread.over(
+                area_under_curve(megabytes, [run.summary[key] for run in runs]) for runs in by_seed
+            )
+        means = [spread.mean for spread in self.accuracies(key)]
+        return Spread(area_under_curve(megabytes, means), None)
+
+    def per_mb(self, index: int) -> float:
+        """Return average accuracy per MB at a point: APM-S at the first, APM-E at the last.
+
+        Accuracy over nominal MB. The published table's exact formula cannot be recovered: it
+        prints slightly less.
+        """
+        return self.accuracies("average_accuracy")[index].mean / self.points[index].nominal_mb
+
+
+def find_curves(runs: list[Run]) -> tuple[list[Curve], list[tuple[Run, str]]]:
+    """Sort the finished runs of the protocol `auc` into curves; the others are returned as well.
+
+    Raises:
+        ReportError: there is no such run, or a curve lacks a budget.
+    """
+    groups, left_out = group_runs(run for run in runs if run.config.get("prefix", "auc") == "auc")
+    left_out += [
+        (run, f"stopped after task {run.tasks} of {run.tasks_total}: no point of the curve")
+        for group in groups
+        if group.stopped
+        for run in group.runs
+    ]
+    by_curve: dict[str, list[Group]] = {}
+    for group in groups:
+        if not group.stopped:
+            run = group.runs[0]
+            key = setting_key(run.config, run.tasks_total, ("convnet_type", "memory_size"))
+            by_curve.setdefault(key, []).append(group)
+    if not by_curve:
+        listed = f":\n{_listed(left_out)}" if left_out else ""
+        raise ReportError(f"no finished run of the protocol auc is here (-p auc){listed}")
+    curves, missing = [], []
+    for groups_here in by_curve.values():
+        run = groups_here[0].runs[0]
+        split = (run.config[key] for key in ("dataset", "init_cls", "increment"))
+        points = curve_points(*split, classes=sum(run.task_sizes))
+        name = f"{run.config['model_name']}, {_split(run)}"
+        found = []
+        for point in points:
+            there = [g for g in groups_here if _is_at(g, point)]
+            if not there:
+                missing.append(
+                    f"- {name}: {point.nominal_mb} MB, memo_{point.backbone} with "
+                    f"{point.memory_size} exemplars{_instead(groups_here, point)}\n"
+                )
+            found += there
+        curves.append(Curve(name, tuple(points), tuple(found)))
+    if missing:
+        unfinished = f"not used:\n{_listed(left_out)}" if left_out else ""
+        raise ReportError(
+            "the area needs a finished run at every budget (-p auc -ms auto -net ...); missing:\n"
+            + "".join(missing)
+            + unfinished
+        )
+    return curves, left_out
+
+
+def _is_at(group: Group, point: Point) -> bool:
+    return (
+        find_backbone(group.config["convnet_type"]).name == point.backbone
+        and group.runs[0].budget == point.memory_size
+    )
+
+
+def _instead(groups: list[Group], point: Point) -> str:
+    """Say which other memory sizes the point's backbone has runs with."""
+    here = [g for g in groups if find_backbone(g.config["convnet_type"]).name == point.backbone]
+    sizes = ", ".join(str(group.runs[0].budget) for group in here)
+    return f" (there are runs with {sizes})" if sizes else ""
+
+
+def area_report(runs: list[Run], compare: bool) -> dict[str, str | bytes]:
+    """Return the content of auc.md, auc.csv, auc_areas.csv, auc.tex, auc.png and auc.pdf.
+
+    Several curves, which differ in more than backbone, memory size and seeds, have a picture each:
+    auc_1.png, auc_2.png, ...
+
+    Raises:
+        ReportError: see `find_curves`.
+    """
+    curves, left_out = find_curves(runs)
+    files: dict[str, str | bytes] = {}
+    header = [
+        *("backbone", "MB nominal", "MB exact", "exemplars", "n"),
+        *("CNN average (%)", "CNN last (%)", "NME average (%)", "NME last (%)"),
+    ]
+    text, latex, raw, raw_areas = [], [], [], []
+    for number, curve in enumerate(curves, 1):
+        averages = curve.accuracies("average_accuracy")
+        lasts = curve.accuracies("last_accuracy")
+        nme = (curve.accuracies("average_nme_accuracy"), curve.accuracies("last_nme_accuracy"))
+        rows = [
+            [
+                point.backbone,
+                f"{point.nominal_mb}",
+                f"{point.exact_mb:.2f}",
+                str(point.memory_size),
+                str(len(group.runs)),
+                *(str(spread) for spread in spreads),
+            ]
+            for point, group, *spreads in zip(
+                curve.points, curve.groups, averages, lasts, *nme, strict=True
+            )
+        ]
+        areas = _area_rows(curve, compare)
+        title = f"{number}: {curve.name}" if len(curves) > 1 else curve.name
+        tables = [(header, rows), (AREA_HEADER, areas)]
+        text += [f"{title}\n", *(markdown_text(*each) for each in tables), _curve_details(curve)]
+        latex += [latex_text(*each) for each in tables]
+        raw_areas += [[title, *row] for row in areas]
+        raw += [
+            [title, *row[:5], *_mean_sd(average), *_mean_sd(last)]
+            for row, average, last in zip(rows, averages, lasts, strict=True)
+        ]
+        suffix = f"_{number}" if len(curves) > 1 else ""
+        theirs = _published_curve(curve)
+        figure = draw_area(
+            [point.nominal_mb for point in curve.points],
+            {
+                "average": ([s.mean for s in averages], [s.sd for s in averages]),
+                "last": ([s.mean for s in lasts], [s.sd for s in lasts]),
+            },
+            areas={
+                "average": curve.area("average_accuracy").mean,
+                "last": curve.area("last_accuracy").mean,
+            },
+            reference=theirs,
+            title=curve.name,
+        )
+        for file_format in ("png", "pdf"):
+            files[f"auc{suffix}.{file_format}"] = figure_bytes(figure, file_format)
+    text.append(
+        "CNN: the trained classifier; NME: nearest mean of exemplars. AUC: area under accuracy/100 "
+        "against MB, by trapezoids; A of average, L of last accuracies. APM: average accuracy per "
+        "nominal MB at the first (S) and the last (E) budget. MB are 2^20 bytes of weights and "
+        "exemplars. ± and error bars: standard deviation over n seeds (n - 1 in the denominator).\n"
+    )
+    if left_out:
+        text.append(f"Not used:\n\n{_listed(left_out)}")
+    columns = ["cnn_average_mean", "cnn_average_sd", "cnn_last_mean", "cnn_last_sd"]
+    names = ["curve", "backbone", "nominal_mb", "exact_mb", "exemplars", "n"]
+    files["auc.md"] = "\n".join(text)
+    files["auc.csv"] = csv_text([*names, *columns], raw)
+    files["auc_areas.csv"] = csv_text(["curve", *AREA_HEADER], raw_areas)
+    files["auc.tex"] = "\n".join(latex)
+    return files
+
+
+AREA_HEADER = ["area", "AUC-A (CNN average)", "AUC-L (CNN last)", "APM-S", "APM-E"]
+
+
+def _area_rows(curve: Curve, compare: bool) -> list[list[str]]:
+    """Return the rows under AREA_HEADER: ours over nominal and exact MB, and the published ones."""
+    keys = ("average_accuracy", "last_accuracy")
+    apm = [curve.per_mb(0), curve.per_mb(-1)]
+    ours = [curve.area(key) for key in keys]
+    shown = [*(str(area) for area in ours), *(f"{value:.2f}" for value in apm)]
+    rows = [
+        ["over nominal MB", *shown],
+        ["over exact MB", *(str(curve.area(key, exact=True)) for key in keys), "-", "-"],
+    ]
+    run = curve.groups[0].runs[0]
+    for area in published.areas() if compare else ():
+        if _same_split(area, run):
+            theirs = (area.auc_average, area.auc_last, area.apm_first, area.apm_last)
+            rows.append([f"published: {area.method}", *(_two_digits(value) for value in theirs)])
+            if area.method == run.config["model_name"]:
+                pairs = zip([*(each.mean for each in ours), *apm], theirs, strict=True)
+                differences = ("-" if b is None else f"{a - b:+.2f}" for a, b in pairs)
+                rows.append(["difference from it (nominal)", *differences])
+    return rows
+
+
+def _two_digits(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def _same_split(row: published.PublishedArea | published.Published, run: Run) -> bool:
+    return all(getattr(row, k) == run.config[k] for k in ("dataset", "init_cls", "increment"))
+
+
+def _published_curve(curve: Curve) -> dict[str, list[float]] | None:
+    """Return the published accuracies at the curve's points, where all of them are published."""
+    rows = [published.find(group.config) for group in curve.groups]
+    if None in rows:
+        return None
+    return {"average": [row.average for row in rows], "last": [row.last for row in rows]}
+
+
+def _curve_details(curve: Curve) -> str:
+    runs = [run for group in curve.groups for run in group.runs]
+    return "".join(f"- {run.folder}\n" for run in runs)
+
+
+# --- The command ----------------------------------------------------------------------------------
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one sentence."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"utils.report: {message}; --help lists what can be asked\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="python -m utils.report",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("paths", nargs="+", type=Path, help="folders of runs, or above them")
+    parser.add_argument("--compare", action="store_true", help="put published numbers beside ours")
+    parser.add_argument("--auc", action="store_true", help="report the performance-memory curve")
+    parser.add_argument("--out", type=Path, help="folder for the files written")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit code."""
+    asked = _parser().parse_args(argv)
+    try:
+        runs = find_runs(asked.paths)
+        if not runs:
+            places = ", ".join(map(str, asked.paths))
+            raise ReportError(f"no run is in {places}; a run's folder holds a config.json")
+        make = area_report if asked.auc else results_report
+        files = make(runs, asked.compare)
+    except (FileNotFoundError, ReportError, ValueError) as error:
+        sys.stderr.write(f"utils.report: {str(error).rstrip()}\n")
+        return 2
+    folder = asked.out or asked.paths[0]
+    if not asked.out and len(asked.paths) > 1:
+        folder = Path(os.path.commonpath([path.resolve() for path in asked.paths]))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in files.items():
+            write_file(folder / name, content.encode() if isinstance(content, str) else content)
+    except OSError as error:
+        sys.stderr.write(f"utils.report: the report cannot be written: {error}\n")
+        return 1
+    sys.stdout.write(files["auc.md" if asked.auc else "report.md"])
+    sys.stdout.write(f"\nwritten to {folder}: {', '.join(sorted(files))}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,125 @@
+"""Runs found under logs/: their settings, their results, and which of them may be averaged.
+
+A run's folder holds config.json and, once a task is finished, summary.json (utils/logbook.py).
+Runs that differ in nothing but their seeds are repeats of one experiment: `Run.experiment` is
+equal for them. What cannot change a result does not tell experiments apart (`NO_RESULT`); the
+number of GPUs does, because each replica of BatchNorm sees its share of a batch only.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from utils.config import SETTINGS
+
+SEEDS = ("seed", "torch_seed")
+# Where and how a run is computed and watched.
+NO_RESULT = frozenset({"device", "num_workers", "data_dir", "log_dir", "eval_every"})
+# What summary.json must hold for a run to be counted.
+NEEDED = (
+    *("average_accuracy", "last_accuracy", "average_nme_accuracy", "last_nme_accuracy"),
+    *("forgetting", "finished", "tasks_finished", "tasks_total", "task_sizes"),
+    *("exemplars", "seconds"),
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One folder under logs/."""
+
+    folder: Path
+    config: dict[str, Any]  # every setting; empty when it cannot be read
+    summary: dict[str, Any]  # content of summary.json; empty before the first task is finished
+    unfinished: str  # why it is not finished, in words; empty when it is
+
+    @property
+    def tasks(self) -> int:
+        """Number of tasks finished."""
+        return self.summary["tasks_finished"]
+
+    @property
+    def tasks_total(self) -> int:
+        """Number of tasks of the whole split, also when the run was to stop before the last."""
+        return self.summary["tasks_total"]
+
+    @property
+    def task_sizes(self) -> list[int]:
+        """Classes of each task finished."""
+        return self.summary["task_sizes"][: self.tasks]
+
+    @property
+    def seeds(self) -> tuple[int, int]:
+        """Seed of the class order, seed of everything else."""
+        return self.config["seed"][0], self.config["torch_seed"]
+
+    @property
+    def experiment(self) -> str:
+        """What is equal in a finished run and its repeats with other seeds."""
+        used = self.config.get("_devices") or self.config["device"] or [0]
+        return setting_key(self.config, self.tasks_total) + f" on {len(used)}"
+
+    @property
+    def budget(self) -> int:
+        """Exemplars that it was allowed to keep in the end."""
+        if self.config["fixed_memory"]:
+            return self.config["memory_per_class"] * sum(self.task_sizes)
+        return self.config["memory_size"]
+
+
+def setting_key(config: Mapping[str, Any], tasks_total: int, without: Iterable[str] = ()) -> str:
+    """Return all settings that a result depends on, but for the seeds, as text that compares.
+
+    Args:
+        config: a run's settings.
+        tasks_total: number of tasks of the split. To stop after the last task is not to stop.
+        without: further settings to leave out.
+    """
+    left_out = {*SEEDS, *NO_RESULT, *without}
+    kept = {key: config[key] for key in config if key not in left_out and key[0] != "_"}
+    kept["stop_after_task"] = config["stop_after_task"] or tasks_total
+    return json.dumps(kept, sort_keys=True)
+
+
+def find_runs(paths: Iterable[Path]) -> list[Run]:
+    """Return every run in these folders and below, each once, sorted by folder.
+
+    Raises:
+        FileNotFoundError: one of the paths does not exist; the message is a sentence.
+    """
+    folders = set()
+    for path in paths:
+        if not path.is_dir():
+            raise FileNotFoundError(f"{path}: there is no such folder; name a folder under logs/")
+        folders |= {file.parent for file in path.rglob("config.json")}
+    return [read_run(folder) for folder in sorted(folders)]
+
+
+def read_run(folder: Path) -> Run:
+    """Return the run in a folder; what is damaged or missing is said in `unfinished`."""
+    config, wrong = _read(folder / "config.json")
+    if not wrong and not isinstance(config.get("seed"), list):
+        wrong = "config.json is not that of a run"
+    if wrong:
+        return Run(folder, {}, {}, wrong)
+    # A setting that came into the program after the run had its default.
+    config = {key: each.default for key, each in SETTINGS.items()} | config
+    if not (folder / "summary.json").exists():
+        return Run(folder, config, {}, "no task finished")
+    summary, wrong = _read(folder / "summary.json")
+    lacking = [key for key in NEEDED if key not in summary]
+    if not wrong and lacking:
+        wrong = f"summary.json lacks {', '.join(lacking)}"
+    if not wrong and not summary["finished"]:
+        wrong = f"{summary['tasks_finished']} of {summary['tasks_total']} tasks finished"
+    return Run(folder, config, summary, wrong)
+
+
+def _read(path: Path) -> tuple[dict[str, Any], str]:
+    """Return the object in a JSON file, and what is wrong with it, if anything is."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        return {}, f"{path.name} cannot be read ({type(error).__name__})"
+    return (content, "") if isinstance(content, dict) else ({}, f"{path.name} holds no object")

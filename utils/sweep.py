@@ -1,0 +1,131 @@
+"""Run a list of configurations one after the other, leaving out what is finished already.
+
+    python -m utils.sweep exps/auc_cifar100_*.json
+    python -m utils.sweep exps/auc_cifar100_*.json --seed 1993 1 2 --data_dir /data
+
+The first words are files as `--config` takes them; the flags after them go to every run, as to
+main_memo.py. A seed whose finished run, with the same settings, lies under the run's log_dir is
+left out, so that the same command, given again, goes on where it was stopped. All files are checked
+before the first run starts. A run that fails does not keep the others from running.
+
+Exit codes: 0 all runs are finished; 1 a run failed; 2 a file or a flag cannot be used (nothing was
+run); 130 interrupted. A run that was told to stop (exit code 3, 130 or 143) stops the sweep with
+its code.
+"""
+
+import logging
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from itertools import takewhile
+from pathlib import Path
+
+from utils.config import Config, ConfigError, load_config
+from utils.logbook import setup_console
+from utils.runs import Run, find_runs, setting_key
+
+MAIN = Path(__file__).resolve().parent.parent / "main_memo.py"
+TOLD_TO_STOP = (3, 128 + signal.SIGINT, 128 + signal.SIGTERM)
+
+log = logging.getLogger("memo")
+
+
+def missing_seeds(config: Config, runs: list[Run]) -> list[int]:
+    """Return the seeds of a configuration that have no finished run among `runs`, in order."""
+    wanted = config.to_dict()
+    done = {
+        run.seeds
+        for run in runs
+        if not run.unfinished
+        and setting_key(run.config, run.tasks_total) == setting_key(wanted, run.tasks_total)
+    }
+    return [seed for seed in config.seed if (seed, config.torch_seed) not in done]
+
+
+def command(path: str, flags: Sequence[str], seeds: Sequence[int] | None = None) -> list[str]:
+    """Return the command line that runs a configuration, or only some of its seeds."""
+    words = [sys.executable, str(MAIN), "--config", path, *flags]
+    return words if seeds is None else [*words, "--seed", *map(str, seeds)]
+
+
+def sweep(paths: Sequence[str], flags: Sequence[str]) -> int:
+    """Run all configurations; return the exit code.
+
+    Raises:
+        ConfigError: a file or a flag cannot be used; nothing has been run.
+    """
+    configs, problems = [], []
+    for path in paths:
+        try:
+            configs.append(load_config(["--config", path, *flags])[0])
+        except ConfigError as error:
+            problems += error.problems
+    if problems:
+        raise ConfigError(list(dict.fromkeys(problems)))  # a flag's mistake is one, not one a file
+    failed = []
+    for number, (path, config) in enumerate(zip(paths, configs, strict=True), 1):
+        name = f"{number}/{len(paths)} {path}"
+        logs = Path(config.log_dir)
+        seeds = missing_seeds(config, find_runs([logs]) if logs.is_dir() else [])
+        if not seeds:
+            log.info("%s: finished already", name)
+            continue
+        words = command(path, flags, None if seeds == config.seed else seeds)
+        log.info("%s: %s", name, shlex.join(words))
+        code = _run(words)
+        if code in TOLD_TO_STOP:
+            log.warning(
+                "%s: stopped (exit code %d); the same command goes on from here", name, code
+            )
+            return code
+        if code:
+            log.warning("%s: failed with exit code %d", name, code)
+            failed.append(path)
+    log.info("%d of %d configurations are finished", len(paths) - len(failed), len(paths))
+    if failed:
+        log.warning("failed: %s", ", ".join(failed))
+    return 1 if failed else 0
+
+
+def _run(words: list[str]) -> int:
+    """Run a command and wait for it; return its exit code, 128 + n when signal n ended it."""
+    with subprocess.Popen(words) as child:
+        # Who ends the sweep means the run as well. Ctrl-C reaches both by itself.
+        before = signal.signal(signal.SIGTERM, lambda *_: child.terminate())
+        try:
+            code = child.wait()
+        except KeyboardInterrupt:
+            child.wait()
+            return 128 + signal.SIGINT
+        finally:
+            signal.signal(signal.SIGTERM, before)
+    return 128 - code if code < 0 else code
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if {"-h", "--help"} & set(words):
+        sys.stdout.write(__doc__)
+        return 0
+    paths = list(takewhile(lambda word: not word.startswith("-"), words))
+    flags = words[len(paths) :]
+    problem = None
+    if not paths:
+        problem = "name the configurations first: python -m utils.sweep FILE... [flags]"
+    elif any(word.split("=")[0] in ("--config", "--print_config") for word in flags):
+        problem = "--config and --print_config are no flags for a sweep; name the files first"
+    if problem is None:
+        setup_console()
+        try:
+            return sweep(paths, flags)
+        except ConfigError as error:
+            problem = str(error)
+    sys.stderr.write(f"utils.sweep: {problem}\n")
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())
