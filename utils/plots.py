@@ -293,12 +293,12 @@ def draw_block_gradients(
 
     figure, (over, by_depth) = _panels(heights=[1.6, 1.5], sharex=False)
     positive = gradients[gradients > 0]
-    norm = LogNorm(positive.min(), positive.max()) if positive.size else None
+    low, high = (positive.min() / 1.3, positive.max() * 1.3) if positive.size else (0.1, 1)
     epochs, blocks = gradients.shape
     picture = over.imshow(
         np.ma.masked_invalid(gradients.T),
         cmap="YlGnBu",
-        norm=norm,
+        norm=LogNorm(low, high),
         aspect="auto",
         origin="lower",
         interpolation="nearest",
@@ -308,7 +308,8 @@ def draw_block_gradients(
     if np.isnan(gradients).any():
         over.plot([], [], "s", color=PALE, markersize=6, label="hatched in the map: frozen")
     over.axhline(num_generalized + 0.5, color=INK, linewidth=0.8, linestyle="--")
-    _colour_bar(figure, picture, "Gradient (L2 norm)", axes=over)
+    bar = _colour_bar(figure, picture, "Gradient (L2 norm)", axes=over)
+    _log_numbers(bar.ax.yaxis, low, high)
     over.set_ylabel("Block")
     over.set_xlabel("Epoch, counted over all tasks")
     _task_scale([over], np.asarray(tasks))
@@ -505,20 +506,20 @@ def _by_depth(axes: Axes, values: np.ndarray, tasks: np.ndarray, num_generalized
     Means and the range are over tasks, so that a long task counts as much as a short one.
     """
     first = _mean_of(values[tasks == 1])
-    later = [_mean_of(values[tasks == task]) for task in np.unique(tasks[tasks > 1])]
+    later = np.array([_mean_of(values[tasks == task]) for task in np.unique(tasks[tasks > 1])])
     x = np.arange(1, values.shape[1] + 1)
     if not np.isnan(first).all():
         label = "first task (from random weights)"
         axes.plot(x, first, **_HOLLOW, linewidth=1.0, linestyle="--", label=label)
-    if later and not np.isnan(later).all():
-        axes.plot(x, _mean_of(np.array(later)), "o-", color=BLUE, markersize=3, linewidth=1.2,
-                  label="later tasks, mean")  # fmt: skip
-        if len(later) > 1:
-            low, high = _range_of(np.array(later))
-            axes.fill_between(x, low, high, color=BLUE, alpha=0.2, linewidth=0,
-                              label="later tasks, least to most")  # fmt: skip
+    if not np.isnan(later).all():
+        style = {"color": BLUE, "markersize": 3, "linewidth": 1.2}
+        axes.plot(x, _mean_of(later), "o-", label="later tasks, mean", **style)
+    if len(later) > 1:
+        low, high = np.fmin.reduce(later), np.fmax.reduce(later)
+        label = "later tasks, least to most"
+        axes.fill_between(x, low, high, color=BLUE, alpha=0.2, linewidth=0, label=label)
     axes.grid(axis="y", color=PALE, linewidth=0.6)
-    _log_axis(axes, np.ravel(values))
+    _log_axis(axes, [*first, *later.ravel()])
     _depth_axis(axes, values.shape[1], num_generalized)
 
 
@@ -528,11 +529,6 @@ def _mean_of(rows: np.ndarray) -> np.ndarray:
     count = there.sum(axis=0)
     total = np.where(there, rows, 0).sum(axis=0)
     return np.divide(total, count, out=np.full(rows.shape[1], np.nan), where=count > 0)
-
-
-def _range_of(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return least and greatest of the rows, NaN where there is a NaN in all of them."""
-    return np.fmin.reduce(rows), np.fmax.reduce(rows)
 
 
 def _depth_axis(axes: Axes, blocks: int, num_generalized: int) -> None:
@@ -550,13 +546,14 @@ def _colour_bar(
     label: str,
     ticks: Sequence[float] | None = None,
     axes: Any = None,
-) -> None:
-    """Draw the scale of a map beside it."""
+) -> Any:
+    """Draw the scale of a map beside it and return it."""
     bar = figure.colorbar(picture, ax=axes or picture.axes, ticks=ticks, pad=0.02, fraction=0.05)
     bar.set_label(label, size=TEXT_SIZE + 0.5, color=INK)
     bar.ax.tick_params(labelsize=TEXT_SIZE, color=INK, labelcolor=INK, width=0.6, length=3)
     bar.ax.minorticks_off()
     bar.outline.set_visible(False)
+    return bar
 
 
 def _ticks_at_tasks(axes: Axes, classes_seen: list[int]) -> None:
@@ -590,20 +587,23 @@ def _title_above(figure: Figure, title: str) -> None:
 
 
 def _log_axis(axes: Axes, values: Sequence[float | None]) -> None:
-    """Make the y axis logarithmic, with room around the values and numbers that do not crowd."""
-    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
-
+    """Make the y axis logarithmic, with room around the values."""
     there = np.array(values, dtype=float)
     there = there[there > 0]  # neither None nor a 0, which no logarithmic axis can show
-    if there.size == 0:
-        return
-    axes.set_yscale("log")
-    # Of 1, 2, 5, 10, ... at least one lies between limits that are a factor 2.56 apart.
-    low, high = there.min() / 1.6, there.max() * 1.6
-    axes.set_ylim(low, high)
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 60 else (1,)))
-    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
+    if there.size:
+        axes.set_yscale("log")
+        # Of 1, 2, 5, 10, ... at least one lies between limits that are a factor 2.56 apart.
+        axes.set_ylim(there.min() / 1.6, there.max() * 1.6)
+        _log_numbers(axes.yaxis, *axes.get_ylim())
+
+
+def _log_numbers(axis: Any, low: float, high: float) -> None:
+    """Number a logarithmic axis without a crowd: each power of ten, over a short range 2 and 5."""
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 60 else (1,)))
+    axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _legend_above(figure: Figure, title: str) -> None:
