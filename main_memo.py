@@ -43,10 +43,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     from utils.checkpoint import CheckpointError
     from utils.data import DataError
     from utils.experiment import run
+    from utils.logbook import TensorBoardError
 
     try:
         run(config)
-    except (DataError, CheckpointError) as error:
+    except (DataError, CheckpointError, TensorBoardError) as error:
         return _leave(error, 2)
     except (TrainingError, OSError) as error:
         return _leave(error, 1)

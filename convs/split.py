@@ -18,6 +18,24 @@ from typing import Any
 from torch import Tensor, nn
 
 
+def building_blocks(half: nn.Module) -> dict[str, nn.Module]:
+    """Return the blocks of one half by name, shallow to deep: residual or plain.
+
+    In every family a half is a stem, stages and a pool, and only stages are `nn.Sequential`: either
+    a stage of blocks, or (it holds a convolution itself) a single plain block. The stem, which is
+    no residual block, is left out: ResNet-32 has 15 blocks.
+    """
+    found: dict[str, nn.Module] = {}
+    for name, child in half.named_children():
+        if not isinstance(child, nn.Sequential):
+            continue
+        if any(isinstance(module, nn.Conv2d) for module in child):
+            found[name] = child
+        else:
+            found |= {f"{name}.{inner}": block for inner, block in child.named_children()}
+    return found
+
+
 class SplitNet(nn.Module):
     """A whole network: `specialized(generalized(x))`.
 

@@ -12,12 +12,15 @@ the exemplar memory; images stay in the loaders, labels and splits in the data m
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
+from utils.blocks import BlockRecorder
 from utils.config import Config
 from utils.data_manager import DataManager
 from utils.exemplars import ExemplarMemory, class_means, herd, nme_predict
@@ -78,6 +81,13 @@ class Learner(ABC):
             config.memory_size, config.fixed_memory, config.memory_per_class
         )
         self.task = -1
+        # What the logbook shows of training, all plain values: a line per epoch (the columns of
+        # training.csv), and per task the lengths of the classifier's rows before and after
+        # alignment. A run that is taken up again goes on with the lists of its checkpoint.
+        self.epochs: list[dict[str, Any]] = []
+        self.weight_norms: list[dict[str, list[float]]] = []
+        self.blocks = BlockRecorder() if config.record_blocks else None
+        self.after_epoch: Callable[[], None] = lambda: None  # called when `epochs` has one more
 
     @property
     def known_classes(self) -> int:

@@ -17,6 +17,7 @@ it through the frozen blocks as well as through the newest one.
 
 import logging
 import math
+import time
 
 import torch
 import torch.nn.functional as F
@@ -64,6 +65,8 @@ class Memo(Learner):
         optimizer = self.make_optimizer()
         scheduler = self.make_scheduler(optimizer)
         network = self.parallel_network()
+        if self.blocks:
+            self.blocks.begin_task(self.task + 1, self.network.path())
         with tqdm(
             total=epochs * steps,
             desc=f"task {self.task + 1}/{self.tasks.num_tasks}",
@@ -73,6 +76,7 @@ class Memo(Learner):
             disable=None,  # no bar where stderr is no terminal: main.log has a line per epoch
         ) as bar:
             for epoch in range(1, epochs + 1):
+                begin = time.perf_counter()
                 self.set_modes()
                 # Sums over the epoch stay on the device and are read once, at its end.
                 sums = torch.zeros(3, device=self.devices[0])
@@ -80,16 +84,24 @@ class Memo(Learner):
                     indices, config.batch_size, self.generator
                 ):
                     sums += self.training_step(network, optimizer, images, targets)
+                    if self.blocks:
+                        self.blocks.after_step()
                     bar.update()
                 rate = scheduler.get_last_lr()[0]
                 scheduler.step()
-                self.report_epoch(bar, epoch, epochs, rate, (sums / len(indices)).tolist())
+                means = (sums / len(indices)).tolist()
+                seconds = time.perf_counter() - begin
+                if self.blocks:
+                    self.blocks.end_epoch()
+                self.report_epoch(bar, epoch, epochs, rate, means, seconds)
 
     def end_task(self) -> None:
         """Align the classifier (from the second task on), then choose the exemplars."""
+        norms = {"before": self.network.row_norms()}
         if self.task > 0:
             gamma = self.network.align_weights(self.seen_classes - self.known_classes)
             log.debug("task %d: weight alignment, gamma = %.4f", self.task + 1, gamma)
+        self.weight_norms.append({**norms, "after": self.network.row_norms()})
         self.build_memory()
 
     # -- the parts of training ---------------------------------------------------------------------
@@ -161,9 +173,19 @@ class Memo(Learner):
     # -- what a user sees meanwhile ----------------------------------------------------------------
 
     def report_epoch(
-        self, bar: tqdm, epoch: int, epochs: int, rate: float, means: list[float]
+        self,
+        bar: tqdm,
+        epoch: int,
+        epochs: int,
+        rate: float,
+        means: list[float],
+        seconds: float,
     ) -> None:
-        """Log an epoch, stop on a loss that is not finite, evaluate if `eval_every` says so."""
+        """Log and keep an epoch; evaluate if `eval_every` says so.
+
+        Raises:
+            TrainingError: the loss is not finite.
+        """
         loss_clf, loss_aux, accuracy = means
         loss = loss_clf + self.config.alpha_aux * loss_aux
         if not math.isfinite(loss):
@@ -171,7 +193,7 @@ class Memo(Learner):
                 f"the loss became {loss} in task {self.task + 1}, epoch {epoch} of {epochs}, at "
                 f"learning rate {rate:g}: try a lower --{'init_lr' if self.task == 0 else 'lrate'}"
             )
-        test = ""
+        top1, test = None, ""
         every = self.config.eval_every
         if every and epoch % every == 0 and epoch < epochs:
             indices = self.tasks.test_indices(0, self.seen_classes)
@@ -193,3 +215,17 @@ class Memo(Learner):
             100 * accuracy,
             test,
         )
+        self.epochs.append(
+            {
+                "task": self.task + 1,
+                "epoch": epoch,
+                "lr": rate,
+                "loss": loss,
+                "loss_clf": loss_clf,
+                "loss_aux": loss_aux if self.task > 0 else None,
+                "train_acc": 100 * accuracy,
+                "test_acc": top1,
+                "seconds": seconds,
+            }
+        )
+        self.after_epoch()

@@ -23,7 +23,7 @@ def load_golden(name: str):
     return np.load(path, allow_pickle=False)
 
 
-def run_program(*flags: object, cwd: Path = REPOSITORY, timeout: float = 240):
+def run_program(*flags: object, cwd: Path = REPOSITORY, timeout: float = 240, env=None):
     """Run main_memo.py as a user would; returns the completed process with its text."""
     return subprocess.run(
         [sys.executable, str(REPOSITORY / "main_memo.py"), *map(str, flags)],
@@ -31,7 +31,7 @@ def run_program(*flags: object, cwd: Path = REPOSITORY, timeout: float = 240):
         capture_output=True,
         text=True,
         timeout=timeout,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", **(env or {})},
     )
 
 

@@ -108,6 +108,8 @@ OTHER_VALUES = {  # for every setting, a flag and the JSON value it stands for
     "log_dir": ("--log_dir /x", "/x"),
     "debug": ("--debug", True),
     "eval_every": ("--eval_every 10", 10),
+    "tensorboard": ("--tensorboard", True),
+    "record_blocks": ("--record_blocks", True),
 }
 
 
@@ -327,6 +329,8 @@ BAD_JSON_VALUES = [  # key, wrong value, what the message says would be right
     ("log_dir", 3, "the path of a folder"),
     ("debug", 0, "true or false"),
     ("eval_every", -1, "a whole number of at least 0"),
+    ("tensorboard", "yes", "true or false"),
+    ("record_blocks", 1, "true or false"),
 ]
 
 

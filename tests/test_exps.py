@@ -19,6 +19,8 @@ NOT_IN_FILES = {
     "log_dir",
     "debug",
     "eval_every",
+    "tensorboard",
+    "record_blocks",
     "stop_after_task",
     "skip",
     "init_checkpoint",

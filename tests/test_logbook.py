@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 import utils.logbook as logbook_module
 from utils.logbook import (
+    EPOCH_COLUMNS,
     LOGGER,
     Logbook,
     final_table,
@@ -37,7 +38,13 @@ TASK_FILES = [
     "per_class.csv",
     "summary.json",
     "predictions.npz",
+    "training.csv",
+    "weight_norms.csv",
     "curves.png",
+    "accuracy_matrix.png",
+    "confusion.png",
+    "training.png",
+    "weight_norms.png",
 ]
 
 
@@ -84,6 +91,42 @@ def metrics_after(tasks):
     return metrics
 
 
+@pytest.fixture(autouse=True)
+def no_pictures(request, monkeypatch):
+    """Save the time of drawing, which tests/test_plots.py looks at, where it is not the subject."""
+    if request.node.name != "test_pictures_are_drawn":
+        monkeypatch.setattr(
+            logbook_module, "figure_bytes", lambda figure, form="png": form.encode()
+        )
+        for name in ("accuracy_matrix", "confusion", "curves", "training", "weight_norms"):
+            monkeypatch.setattr(logbook_module, f"draw_{name}", lambda *_, **__: None)
+
+
+NORMS = [
+    {"before": [1.0] * seen, "after": [1.0] * (seen - 1) + [0.5]}
+    for seen in np.cumsum(TASK_SIZES).tolist()
+]
+
+
+def epochs_of(tasks):
+    """Return two rows of training.csv for each task."""
+    return [
+        {
+            "task": task,
+            "epoch": epoch,
+            "lr": 0.1 / 3**epoch,
+            "loss": 3e-9,
+            "loss_clf": 2e-9,
+            "loss_aux": 1e-9 if task > 1 else None,
+            "train_acc": 99.5,
+            "test_acc": None,
+            "seconds": 1.25,
+        }
+        for task in range(1, tasks + 1)
+        for epoch in (1, 2)
+    ]
+
+
 def write(logbook, tasks, finished=False):
     logbook.write_task(
         metrics_after(tasks),
@@ -92,6 +135,8 @@ def write(logbook, tasks, finished=False):
         predictions_of(tasks - 1),
         CLASS_ORDER,
         finished,
+        epochs=epochs_of(tasks),
+        weight_norms=NORMS[:tasks],
     )
 
 
@@ -222,6 +267,46 @@ class TestFiles:
                 assert sorted(os.listdir(tmp_path)) == expected
                 assert len(read_csv(tmp_path / "curves.csv")) == 1 + task
 
+    def test_training_csv_is_rewritten_from_rows_and_keeps_tiny_numbers(self, tmp_path):
+        with Logbook(tmp_path) as logbook:
+            logbook.write_epochs(epochs_of(1))
+            header, *rows = read_csv(tmp_path / "training.csv")
+            assert header == list(EPOCH_COLUMNS)
+            assert rows[0] == ["1", "1", "0.0333333", "3e-09", "2e-09", "", "99.5", "", "1.25"]
+        with Logbook(tmp_path) as logbook:  # a run that is taken up again
+            logbook.write_epochs(epochs_of(2))
+        assert len(read_csv(tmp_path / "training.csv")) == 1 + 4
+
+    def test_weight_norms_and_blocks(self, tmp_path):
+        blocks = [{"task": 1, "epoch": 1, "block": 1, "gradient": None, "shift": 1e-12}]
+        with Logbook(tmp_path) as logbook:
+            logbook.write_task(
+                metrics_after(1), [8], [1.5], predictions_of(0), CLASS_ORDER, False,
+                epochs=epochs_of(1), weight_norms=NORMS[:1], blocks=blocks,
+            )  # fmt: skip
+        assert read_csv(tmp_path / "weight_norms.csv") == [
+            ["task", "class", "before", "after"],
+            ["1", "0", "1.0", "1.0"],
+            ["1", "1", "1.0", "0.5"],
+        ]
+        assert read_csv(tmp_path / "blocks.csv")[1] == ["1", "1", "1", "", "1e-12"]
+
+    def test_pictures_are_drawn(self, tmp_path):
+        with Logbook(tmp_path, "a title", published=[90.0, 80.0, 70.0]) as logbook:
+            write(logbook, 2)
+        pictures = list(tmp_path.glob("*.png"))
+        assert len(pictures) == 5
+        assert all(path.read_bytes().startswith(b"\x89PNG") for path in pictures)
+
+    def test_a_finished_run_has_its_pictures_as_pdf_too(self, tmp_path):
+        with Logbook(tmp_path) as logbook:
+            write(logbook, 3)
+            assert not list(tmp_path.glob("*.pdf"))
+            write(logbook, 3, finished=True)
+        pdfs = {path.stem for path in tmp_path.glob("*.pdf")}
+        assert pdfs == {path.stem for path in tmp_path.glob("*.png")}
+        assert len(pdfs) == 5
+
     @pytest.mark.parametrize("name", TASK_FILES)
     def test_a_failure_at_any_file_names_it_and_keeps_the_former(self, tmp_path, monkeypatch, name):
         with Logbook(tmp_path) as logbook:
@@ -256,6 +341,69 @@ class TestFiles:
         with Logbook(tmp_path) as logbook:
             logbook.write_task(metrics, [2], [1.0], predictions, [1, 0], True)
         assert read_csv(tmp_path / "per_class.csv")[2] == ["1", "0", "1", "", "0"]
+
+
+class FakeWriter:
+    """Stands in for TensorBoard's SummaryWriter."""
+
+    def __init__(self, log_dir):
+        self.scalars = []
+        FakeWriter.last = self
+        Path(log_dir).mkdir(exist_ok=True)
+        self.file = Path(log_dir, f"events.out.tfevents.{time.time_ns()}")
+        self.file.touch()
+
+    def add_scalar(self, name, value, step):
+        self.scalars.append((name, step, value))
+
+    def flush(self):
+        pass
+
+    def close(self):
+        self.closed = True
+
+
+class TestTensorBoard:
+    @pytest.fixture(autouse=True)
+    def _fake(self, monkeypatch):
+        module = SimpleNamespace(SummaryWriter=FakeWriter)
+        monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
+
+    def test_scalars_are_those_of_the_tables_once_each(self, tmp_path):
+        with Logbook(tmp_path, tensorboard=True) as logbook:
+            logbook.write_epochs(epochs_of(1)[:1])
+            write(logbook, 1)
+            write(logbook, 2, finished=True)
+        writer = FakeWriter.last
+        steps = [(name, step) for name, step, _ in writer.scalars]
+        assert len(steps) == len(set(steps))
+        found = {(name, step): value for name, step, value in writer.scalars}
+        assert found["training/loss", 4] == 3e-9
+        assert ("training/loss_aux", 1) not in found
+        assert found["after_task/cnn_top1", 2] == pytest.approx(75.0)
+        assert writer.closed
+
+    def test_a_run_taken_up_again_starts_the_copy_anew(self, tmp_path):
+        for _ in range(2):
+            with Logbook(tmp_path, tensorboard=True) as logbook:
+                write(logbook, 2)
+        assert [path.name for path in (tmp_path / "tensorboard").iterdir()] == [
+            FakeWriter.last.file.name
+        ]
+        assert ("training/epoch", 1) not in [scalar[:2] for scalar in FakeWriter.last.scalars]
+        assert ("training/lr", 1, epochs_of(1)[0]["lr"]) in FakeWriter.last.scalars
+
+
+def test_the_real_tensorboard_takes_them(tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    with Logbook(tmp_path, tensorboard=True) as logbook:
+        write(logbook, 2)
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("training/loss")] == [1, 2, 3, 4]
+    assert [event.value for event in events.Scalars("after_task/cnn_top1")] == [87.5, 75.0]
 
 
 class TestLog:

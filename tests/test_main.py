@@ -9,6 +9,8 @@ import pytest
 import torch
 from conftest import REPOSITORY, run_program
 
+from utils.logbook import EPOCH_COLUMNS
+
 PUBLISHED = (
     "-model memo -init 10 -incre 10 -ms 3312 -net memo_resnet32 -p fair -d 3 --train_base "
     "-d 0 1 2 3"
@@ -25,7 +27,12 @@ FILES = {
     "summary.json",
     "predictions.npz",
     "per_class.csv",
-    "curves.png",
+    "training.csv",
+    "weight_norms.csv",
+} | {
+    f"{name}.{file_format}"
+    for name in ("curves", "accuracy_matrix", "confusion", "training", "weight_norms")
+    for file_format in ("png", "pdf")
 }
 
 
@@ -120,6 +127,47 @@ def test_the_terminal_says_what_a_user_needs(finished):
         assert "average accuracy" in log
 
 
+def test_training_csv_has_a_line_for_every_epoch(finished):
+    _, folders = finished
+    rows = list(csv.DictReader((folders[1] / "training.csv").open()))
+    assert list(rows[0]) == list(EPOCH_COLUMNS)
+    assert [(row["task"], row["epoch"]) for row in rows] == [
+        *(("1", "1"), ("1", "2"), ("2", "1"), ("3", "1"))
+    ]
+    assert [float(row["lr"]) for row in rows] == [0.1, 0.01, 0.1, 0.1]
+    assert rows[0]["loss_aux"] == rows[0]["test_acc"] == ""
+    for row in rows:
+        parts = float(row["loss_clf"]) + float(row["loss_aux"] or 0)
+        assert float(row["loss"]) == pytest.approx(parts, rel=1e-4)
+        assert 0 <= float(row["train_acc"]) <= 100
+        assert float(row["seconds"]) > 0
+
+
+def test_weight_norms_are_those_of_the_checkpoints(finished):
+    _, folders = finished
+    rows = list(csv.DictReader((folders[1] / "weight_norms.csv").open()))
+    assert [int(row["class"]) for row in rows] == [*range(4), *range(8), *range(12)]
+    after = [float(row["after"]) for row in rows if row["task"] == "3"]
+    network = torch.load(folders[1] / "task_3.pt", weights_only=True)["network"]
+    assert after == pytest.approx(network["classifier.weight"].norm(dim=1).tolist(), abs=1e-5)
+    before = [float(row["before"]) for row in rows if row["task"] == "3"]
+    assert before[:8] == after[:8]  # only new rows are scaled
+    assert np.mean(after[8:]) == pytest.approx(np.mean(after[:8]), rel=1e-4)
+
+
+def test_tensorboard_that_is_not_there_is_a_sentence(small_data, tmp_path):
+    # A module of that name which cannot be imported, as if the package were missing.
+    (tmp_path / "tensorboard.py").write_text("raise ImportError('not here')")
+    result = run_program(
+        *small_data, *TINY, "--tensorboard", "--log_dir", tmp_path / "logs",
+        env={"PYTHONPATH": str(tmp_path)},
+    )  # fmt: skip
+    assert result.returncode == 2
+    assert "pip install tensorboard" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "logs").exists()
+
+
 def test_config_json_repeats_the_run(finished, tmp_path):
     _, folders = finished
     path = folders[1] / "config.json"
@@ -197,6 +245,9 @@ def test_evaluation_inside_a_task_and_fixed_memory(small_data, tmp_path):
     (folder,) = tmp_path.glob("benchmark/synthetic/memo/*")
     assert "_B5_Inc3_" in folder.name
     assert re.search(r"epoch 1/2: .*, test \d", (folder / "main.log").read_text())
+    first, second = csv.DictReader((folder / "training.csv").open())
+    assert first["test_acc"] != ""
+    assert second["test_acc"] == ""  # the last epoch's test is the task's own
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["exemplars"] == 15
     assert summary["tasks_finished"] == 1

@@ -8,9 +8,25 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from conftest import REPOSITORY
+from matplotlib.axes import Axes
+from matplotlib.text import Text
 
-from utils.plots import COLUMN_WIDTH, draw_area, draw_curves, figure_bytes
+from utils.plots import (
+    COLUMN_WIDTH,
+    draw_accuracy_matrix,
+    draw_area,
+    draw_block_gradients,
+    draw_block_shift,
+    draw_cka,
+    draw_cka_tasks,
+    draw_confusion,
+    draw_curves,
+    draw_training,
+    draw_weight_norms,
+    figure_bytes,
+)
 
+TITLE = "memo_resnet32, cifar100, base 0 increment 5, 4771 exemplars, class order 1993"
 PUBLISHED = [90.40, 80.30, 78.33, 74.65, 71.74, 69.67, 68.19, 65.34, 63.10, 61.98]
 
 
@@ -174,3 +190,141 @@ class TestArea:
         assert len(self.draw([None, 2.0, 3.0]).axes[0].containers) == 2
         thin = [line for line in figure.axes[0].lines if line.get_linewidth() < 1]
         assert [list(line.get_ydata()) for line in thin[-2:]] == [[54.9, 69.1, 72.4], [40.0] * 3]
+
+
+# --- the other pictures of a run ------------------------------------------------------------------
+
+SPLITS = {"one": [5], "ten": [10] * 10, "twenty": [5] * 20, "51": [50] + [1] * 50}
+
+
+def epochs_of(tasks, epochs=5, evaluated=True):
+    """Return rows of training.csv."""
+    return [
+        {
+            "task": task,
+            "epoch": epoch,
+            "lr": 0.1 * 0.1 ** (epoch // 2),
+            "loss": 1.0 / epoch,
+            "loss_clf": 1.0 / epoch,
+            "loss_aux": None if task == 1 else 0.5 / epoch,
+            "train_acc": 15.0 * epoch,
+            "test_acc": 12.0 * epoch if evaluated and epoch % 2 == 0 else None,
+            "seconds": 1.0,
+        }
+        for task in range(1, tasks + 1)
+        for epoch in range(1, epochs + 1)
+    ]
+
+
+def triangle(tasks):
+    matrix = np.full((tasks, tasks), np.nan)
+    matrix[np.tril_indices(tasks)] = 50.0
+    return matrix
+
+
+def pictures(sizes):
+    """Return one of each picture for a run of tasks of these sizes."""
+    random = np.random.default_rng(0)
+    classes, tasks = sum(sizes), len(sizes)
+    targets = np.repeat(np.arange(classes), 4)
+    norms = random.uniform(1, 2, classes)
+    gradients = random.uniform(0.01, 1, (tasks * 5, 15))
+    gradients[5:, :10] = np.nan
+    epochs = np.repeat(np.arange(tasks) + 1, 5)
+    return {
+        "confusion": draw_confusion(random.permutation(targets), targets, sizes, title=TITLE),
+        "accuracy_matrix": draw_accuracy_matrix(triangle(tasks), title=TITLE),
+        "weight_norms": draw_weight_norms(norms, norms / 2, sizes, title=TITLE),
+        "training": draw_training(epochs_of(tasks), title=TITLE),
+        "block_gradients": draw_block_gradients(gradients, epochs, 10, title=TITLE),
+        "block_shift": draw_block_shift(gradients[::5] ** 4, np.unique(epochs), 10, title=TITLE),
+        "cka": draw_cka(random.uniform(0, 1, (15, max(tasks, 2), max(tasks, 2))), 10, title=TITLE),
+        "cka_tasks": draw_cka_tasks(
+            random.uniform(0, 1, (2, tasks, tasks)), [5, 15], list(range(1, tasks + 1)), title=TITLE
+        ),
+    }
+
+
+def all_texts(figure):
+    """Return every text that is on the page, of all axes, with its box."""
+    figure.draw_without_rendering()
+    found = [
+        text
+        for text in figure.findobj(Text)
+        if text.get_text().strip() and text.get_visible() and text.figure is not None
+    ]
+    # Ticks outside the limits exist too, but are not drawn.
+    hidden = set()
+    for axes in figure.findobj(Axes):
+        for axis in (axes.xaxis, axes.yaxis):
+            drawn = {id(tick) for tick in axis._update_ticks()}
+            for tick in [*axis.get_major_ticks(), *axis.get_minor_ticks()]:
+                if id(tick) not in drawn or not axes.get_visible():
+                    hidden |= {id(tick.label1), id(tick.label2)}
+    return [(t.get_text(), t.get_window_extent()) for t in found if id(t) not in hidden]
+
+
+@pytest.mark.parametrize("sizes", SPLITS.values(), ids=list(SPLITS))
+def test_no_picture_has_texts_that_are_cut_or_touch(sizes):
+    for name, figure in pictures(sizes).items():
+        boxes = all_texts(figure)
+        page = figure.bbox
+        assert figure.get_size_inches()[0] == COLUMN_WIDTH
+        assert len(boxes) > 4, name
+        for words, box in boxes:
+            inside = page.x0 <= box.x0 < box.x1 <= page.x1 and page.y0 <= box.y0 < box.y1 <= page.y1
+            assert inside, f"{name}: {words!r} is cut"
+        for (first, one), (second, other) in itertools.combinations(boxes, 2):
+            assert not one.padded(-0.5).overlaps(other), f"{name}: {first!r} touches {second!r}"
+
+
+def test_the_published_curve_is_a_reference_line_over_all_tasks():
+    run = results([10] * 3, PUBLISHED[:3], PUBLISHED[:3])
+    run.task_sizes = [10] * 10
+    axes = draw_curves(run, published=PUBLISHED).axes[0]
+    line = axes.get_lines()[-1]
+    assert list(line.get_xdata()) == list(range(10, 101, 10))
+    assert list(line.get_ydata()) == PUBLISHED
+    assert line.get_label() == "published CNN: average 72.37 %, last 61.98 %"
+    assert line.get_linewidth() < axes.get_lines()[0].get_linewidth()
+    assert axes.get_ylim()[0] < 61.98
+
+
+def test_confusion_is_the_share_of_each_class():
+    figure = draw_confusion(np.array([0, 0, 0, 1, 1, 1]), np.array([0, 0, 0, 0, 1, 1]), [1, 2])
+    axes = figure.axes[0]
+    shown = np.ma.filled(axes.images[0].get_array(), np.nan)
+    np.testing.assert_array_equal(shown, [[75, 25, 0], [0, 100, 0], [np.nan] * 3])
+    assert axes.get_ylabel().startswith("True")  # rows; columns are predictions
+    borders = {line.get_xdata()[0] for line in axes.get_lines()} | {
+        line.get_ydata()[0] for line in axes.get_lines()
+    }
+    assert 0.5 in borders
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["1", "2"]
+
+
+def test_weight_norms_show_what_alignment_did():
+    before = [1.0, 3.0, 4.0, 4.0]
+    axes = draw_weight_norms(before, [1.0, 3.0, 2.0, 2.0], [2, 2]).axes[0]
+    labels = [line.get_label() for line in axes.get_lines()]
+    assert labels[:3] == [
+        "before alignment in task 2",
+        "after alignment (new rows x 0.500)",
+        "mean of the old classes",
+    ]
+    assert axes.get_lines()[2].get_ydata()[0] == 2.0
+
+
+def test_training_breaks_its_lines_between_tasks_and_leaves_out_what_was_not_measured():
+    losses, accuracies, rates = draw_training(epochs_of(2, evaluated=False)).axes[:3]
+    drawn = [list(line.get_xdata()) for line in losses.get_lines() if len(line.get_xdata()) > 2]
+    assert drawn == [[1, 2, 3, 4, 5], [6, 7, 8, 9, 10], [6, 7, 8, 9, 10]]
+    assert not [t for t in accuracies.get_lines() if "test" in str(t.get_label())]
+    assert rates.get_yscale() == losses.get_yscale() == "log"
+    with pytest.raises(ValueError, match="at least one"):
+        draw_training([])
+
+
+def test_training_that_never_loses_a_bit_is_drawn():
+    rows = [{**row, "loss_clf": 0.0, "loss_aux": 0.0, "lr": 0.0} for row in epochs_of(2)]
+    assert figure_bytes(draw_training(rows)).startswith(b"\x89PNG")

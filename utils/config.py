@@ -14,7 +14,8 @@ Where values come from, the later winning:
 
 The files in exps/ hold every setting that a result depends on. They leave out where and how it is
 computed and watched, or where it starts and stops: device, num_workers, data_dir, log_dir, debug,
-eval_every, stop_after_task, skip, init_checkpoint, and for real data the synthetic_... settings.
+eval_every, tensorboard, record_blocks, stop_after_task, skip, init_checkpoint, and for real data
+the synthetic_... settings.
 
 Nothing is used before all of it has been checked, and every mistake found is reported in one
 message (`ConfigError`). The check needs no torch, so it answers at once.
@@ -229,6 +230,10 @@ class Config:
     debug: bool = setting(False, SWITCH, "put the run's folder under debug/ in log_dir")
     eval_every: int = setting(0, whole(0),
         "also test every so many epochs inside a task; 0 tests after each task only")
+    tensorboard: bool = setting(False, SWITCH,
+        "also write the curves for TensorBoard, which must be installed, into the run's folder")
+    record_blocks: bool = setting(False, SWITCH,
+        "record the gradient and the shift of every block for `python -m utils.analysis`")
     # fmt: on
 
     def __post_init__(self) -> None:

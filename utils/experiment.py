@@ -27,11 +27,13 @@ from utils.logbook import (
     duration,
     final_table,
     provenance,
+    require_tensorboard,
     run_folder,
     setup_console,
     task_line,
 )
 from utils.metrics import Metrics
+from utils.published import find as find_published
 
 log = logging.getLogger("memo")
 
@@ -45,9 +47,12 @@ def run(config: Config) -> list[Metrics]:
     Raises:
         DataError: the data set is missing or damaged.
         CheckpointError: the file to start from cannot be used.
+        TensorBoardError: asked for, but not installed.
         TrainingError: training cannot go on.
     """
     setup_console()
+    if config.tensorboard:
+        require_tensorboard()
     devices, warning = resolve_devices(config.device)
     data = load_dataset(
         config.dataset,
@@ -95,7 +100,13 @@ def run_class_order(
         f"{_sizes(tasks.task_sizes)} classes, {kept} exemplars, {config.convnet_type}, "
         f"class order {'given' if config.class_order else seed}"
     )
-    with Logbook(folder, setting) as logbook:
+    published = find_published(config)
+    with Logbook(
+        folder,
+        setting,
+        published=published.curve if published else None,
+        tensorboard=config.tensorboard,
+    ) as logbook:
         logbook.write_config({**config.to_dict(), "seed": [seed], **provenance(devices)})
         log.info("%s", setting)
         log.info("on %s; logs in %s", ", ".join(str(device) for device in devices), folder)
@@ -108,6 +119,7 @@ def run_class_order(
         torch.manual_seed(config.torch_seed)
         train_data, test_data = _make_loaders(data, tasks, devices[0])
         learner = METHODS[config.model_name](config, tasks, train_data, test_data, devices)
+        learner.after_epoch = lambda: logbook.write_epochs(learner.epochs)
         metrics = Metrics(tasks.task_sizes)
         exemplars: list[int] = []
         seconds: list[float] = []
@@ -134,7 +146,15 @@ def run_class_order(
                 },
             )
             logbook.write_task(
-                metrics, exemplars, seconds, predictions, tasks.class_order, task + 1 == last_task
+                metrics,
+                exemplars,
+                seconds,
+                predictions,
+                tasks.class_order,
+                task + 1 == last_task,
+                epochs=learner.epochs,
+                weight_norms=learner.weight_norms,
+                blocks=learner.blocks.rows if learner.blocks else (),
             )
             log.info(
                 "%s", task_line(metrics.tasks[-1], tasks.num_tasks, exemplars[-1], seconds[-1])

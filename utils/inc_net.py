@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 import convs
+from convs.split import building_blocks
 
 PUBLISHED_PREFIXES = {
     "generalized.": "TaskAgnosticExtractor.",
@@ -127,6 +128,22 @@ class AdaptiveNet(nn.Module):
             out["aux_logits"] = self.aux_classifier(features[:, -self.block_dim :])
         return out
 
+    def path(self, task: int = -1) -> dict[str, nn.Module]:
+        """Return the blocks that features of one task pass, by name, shallow to deep.
+
+        Args:
+            task: index into `specialized`; -1 is the newest block.
+        """
+        task = range(len(self.specialized))[task]
+        return {
+            f"{half}.{name}": block
+            for half, module in (
+                ("generalized", self.generalized),
+                (f"specialized.{task}", self.specialized[task]),
+            )
+            for name, block in building_blocks(module).items()
+        }
+
     def freeze(self, *, generalized: bool, old_specialized: bool) -> None:
         """Decide what trains: puts the net in train mode except for the frozen parts.
 
@@ -145,6 +162,11 @@ class AdaptiveNet(nn.Module):
         for part in frozen:
             part.eval().requires_grad_(False)
             part.zero_grad(set_to_none=True)
+
+    @torch.no_grad()
+    def row_norms(self) -> list[float]:
+        """Return the L2 norm of every class's row of the classifier."""
+        return self.classifier.weight.norm(dim=1).tolist()
 
     @torch.no_grad()
     def align_weights(self, new_classes: int) -> float:

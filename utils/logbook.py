@@ -9,14 +9,20 @@ A run has a folder of its own (``run_folder``) and one ``Logbook`` that writes i
     per_class.csv         a line per class: accuracy after the last task
     summary.json          average and last accuracy, the curves, whether the run is finished
     predictions.npz       the predictions for the test images after the last task, and the truth
-    curves.png            the curves as a picture
+    training.csv          a line per epoch: learning rate, losses, accuracies, seconds
+    weight_norms.csv      the lengths of the classifier's rows before and after each alignment
+    blocks.csv            with --record_blocks: what each block went through (``utils.blocks``)
+    tensorboard/          with --tensorboard: the numbers of training.csv and curves.csv once more
+    curves.png, accuracy_matrix.png, confusion.png, training.png, weight_norms.png
+                          pictures of all that, and, when the run is finished, as PDF too
 
 Accuracies and forgetting are percent, 0 to 100; tasks count from 1; classes are positions in the
 class order, and per_class.csv says which class of the data set each one is. What does not exist
 (old classes in the first task, images of a later task) is an empty cell in a CSV, null in a JSON.
 
-Everything but main.log is written anew after every task, each file to a temporary neighbour that
-then takes its name: whenever a run dies, its folder holds whole files, this task's or the last's.
+Everything but main.log is written anew after every task (training.csv after every epoch), each
+file to a temporary neighbour that then takes its name: whenever a run dies, its folder holds whole
+files, this task's or the last's.
 A write that fails, on a full disk for instance, raises an OSError that names the file.
 """
 
@@ -39,13 +45,31 @@ from tqdm import tqdm
 
 from utils.files import named, write_file
 from utils.metrics import Metrics, TaskMetrics
-from utils.plots import draw_curves, figure_bytes
+from utils.plots import (
+    draw_accuracy_matrix,
+    draw_confusion,
+    draw_curves,
+    draw_training,
+    draw_weight_norms,
+    figure_bytes,
+)
 
 if TYPE_CHECKING:
     import torch
 
 LOGGER = logging.getLogger("memo")
 REPOSITORY = Path(__file__).resolve().parent.parent
+EPOCH_COLUMNS = (  # of training.csv
+    "task",
+    "epoch",
+    "lr",
+    "loss",
+    "loss_clf",
+    "loss_aux",
+    "train_acc",
+    "test_acc",
+    "seconds",
+)
 
 
 def run_folder(
@@ -99,15 +123,26 @@ class Logbook:
     Args:
         folder: the run's folder; it must exist.
         title: what stands above the curves in curves.png, e.g. the setting.
+        published: the published accuracy after each task in percent, shown in curves.png.
+        tensorboard: write for TensorBoard too.
     """
 
-    def __init__(self, folder: Path, title: str = "") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        title: str = "",
+        *,
+        published: Sequence[float] | None = None,
+        tensorboard: bool = False,
+    ) -> None:
         self.folder = Path(folder)
         self.title = title
+        self.published = published
         self._log_file = _LogFile(self.folder / "main.log", encoding="utf-8")
         self._log_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         LOGGER.setLevel(logging.DEBUG)  # the file has a line per epoch, the console has not
         LOGGER.addHandler(self._log_file)
+        self._tensorboard = _TensorBoard(self.folder / "tensorboard") if tensorboard else None
 
     def __enter__(self) -> Self:
         return self
@@ -119,10 +154,22 @@ class Logbook:
         """Stop writing to main.log. Closing twice is fine."""
         LOGGER.removeHandler(self._log_file)
         self._log_file.close()
+        if self._tensorboard:
+            self._tensorboard.close()
 
     def write_config(self, config: dict[str, Any]) -> None:
         """Write config.json, one flat object, in the order of the keys given."""
         self._write_json("config.json", config)
+
+    def write_epochs(self, epochs: Sequence[dict[str, Any]]) -> None:
+        """Write training.csv, all epochs so far, each a dict with EPOCH_COLUMNS.
+
+        Tasks and epochs count from 1, accuracies are percent, losses are means over the epoch.
+        """
+        rows = ([_significant(row[column]) for column in EPOCH_COLUMNS] for row in epochs)
+        self._write_csv("training.csv", list(EPOCH_COLUMNS), rows)
+        if self._tensorboard:
+            self._tensorboard.write("training", epochs, EPOCH_COLUMNS[2:])
 
     def write_task(
         self,
@@ -132,6 +179,10 @@ class Logbook:
         predictions: Any,
         class_order: Sequence[int],
         finished: bool,
+        *,
+        epochs: Sequence[dict[str, Any]] = (),
+        weight_norms: Sequence[dict[str, list[float]]] = (),
+        blocks: Sequence[dict[str, Any]] = (),
     ) -> None:
         """Write all results of the tasks so far; the files of the task before are replaced.
 
@@ -143,6 +194,10 @@ class Logbook:
                 ``cnn`` and ``nme`` (N, k) int64, the most likely class first, and ``targets`` (N,).
             class_order: the data set's class at each position.
             finished: whether this was the last task that the run is to do.
+            epochs: the rows of training.csv so far.
+            weight_norms: L2 norms of the classifier's rows "before" and "after" the alignment of
+                each task.
+            blocks: the rows of `utils.blocks`, where they are recorded.
 
         Raises:
             OSError: a file cannot be written; the error names it, and its former content is kept.
@@ -196,8 +251,57 @@ class Logbook:
             class_order=np.asarray(class_order),
         )
         write_file(self.folder / "predictions.npz", arrays.getvalue())
-        picture = figure_bytes(draw_curves(metrics, title=self.title))
-        write_file(self.folder / "curves.png", picture)
+        self.write_epochs(epochs)
+        self._write_csv(
+            "weight_norms.csv",
+            ["task", "class", "before", "after"],
+            [
+                [task, position, before, after]
+                for task, norms in enumerate(weight_norms, 1)
+                for position, (before, after) in enumerate(
+                    zip(norms["before"], norms["after"], strict=True)
+                )
+            ],
+        )
+        if blocks:
+            rows = (map(_significant, row.values()) for row in blocks)
+            self._write_csv("blocks.csv", list(blocks[0]), rows)
+        if self._tensorboard:
+            rows = [
+                dict(zip(curves, row, strict=True)) for row in zip(*curves.values(), strict=True)
+            ]
+            self._tensorboard.write("after_task", rows, list(curves)[2:])
+        self._draw(metrics, predictions, epochs, weight_norms, finished)
+
+    def _draw(
+        self,
+        metrics: Metrics,
+        predictions: Any,
+        epochs: Sequence[dict[str, Any]],
+        weight_norms: Sequence[dict[str, list[float]]],
+        finished: bool,
+    ) -> None:
+        """Draw the pictures; those of a finished run as PDF too, which takes longer than PNG."""
+        sizes = metrics.task_sizes[: len(metrics.tasks)]
+        predicted = np.asarray(predictions.cnn)[:, 0]
+        title = self.title
+        figures = {
+            "curves": draw_curves(metrics, title=title, published=self.published),
+            "accuracy_matrix": draw_accuracy_matrix(metrics.accuracy_matrix(), title=title),
+            "confusion": draw_confusion(
+                predicted, np.asarray(predictions.targets), sizes, title=title
+            ),
+        }
+        if epochs:  # none where the only task was not trained but read
+            figures["training"] = draw_training(epochs, title=title)
+        if weight_norms:
+            norms = weight_norms[-1]
+            figures["weight_norms"] = draw_weight_norms(
+                norms["before"], norms["after"], sizes, title=title
+            )
+        for name, figure in figures.items():
+            for file_format in ("png", "pdf") if finished else ("png",):
+                write_file(self.folder / f"{name}.{file_format}", figure_bytes(figure, file_format))
 
     def _write_csv(self, name: str, header: list[str], rows: Iterable[Iterable]) -> None:
         """Write a table; None and NaN are empty cells."""
@@ -300,6 +404,52 @@ def provenance(devices: Sequence["torch.device"]) -> dict[str, Any]:
     }
 
 
+def require_tensorboard() -> None:
+    """Raise a TensorBoardError where TensorBoard is not installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter  # noqa: F401
+    except ImportError as error:
+        raise TensorBoardError(
+            "--tensorboard needs the package tensorboard, which is not installed here: "
+            "python -m pip install tensorboard, or leave the flag out (training.csv and curves.csv "
+            "hold the same numbers)"
+        ) from error
+
+
+class TensorBoardError(Exception):
+    """TensorBoard cannot be written for; the message is one sentence for the user."""
+
+
+class _TensorBoard:
+    """The scalars of one run, in a folder that `tensorboard --logdir` shows.
+
+    The tables are what counts, this is a copy: it is begun anew by a run that is taken up again,
+    and filled from the rows of its checkpoint. So there is never a step twice.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        require_tensorboard()
+        from torch.utils.tensorboard import SummaryWriter
+
+        for old in folder.glob("events.out.tfevents.*"):
+            old.unlink()
+        self._writer = SummaryWriter(log_dir=str(folder))
+        self._written: dict[str, int] = {}  # rows of each table
+
+    def write(self, table: str, rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> None:
+        """Write the rows that are new; the step is the row's number, from 1."""
+        written = self._written.get(table, 0)
+        for step, row in enumerate(rows[written:], written + 1):
+            for column in columns:
+                if row[column] is not None:
+                    self._writer.add_scalar(f"{table}/{column}", row[column], step)
+        self._written[table] = len(rows)
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()
+
+
 class _Console(logging.Handler):
     """Prints on stderr without tearing a progress bar apart."""
 
@@ -351,6 +501,11 @@ def _cell(value: Any) -> Any:
     if value is None or value != value:
         return ""
     return round(float(value), 6) if isinstance(value, float | np.floating) else value
+
+
+def _significant(value: Any) -> Any:
+    """Return a number that may be tiny (a learning rate, a loss) as a CSV shows it."""
+    return f"{value:.6g}" if isinstance(value, float) else value
 
 
 def duration(seconds: float) -> str:

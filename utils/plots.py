@@ -8,7 +8,8 @@ House style, the same in every picture:
 - 3.5 inches wide, one column of a paper, with type that is readable at that width;
 - colours of Okabe and Ito (https://jfly.uni-koeln.de/color/), told apart by colour-blind readers,
   and a different marker and line style for each curve, so that a grey print can be read too;
-- units on the axes; legends above the axes, where they can never cover a curve.
+- units on the axes; legends above the axes, where they can never cover a curve;
+- maps from light to dark, so that a grey print keeps their order.
 
 matplotlib is imported when something is drawn, not before: programs that draw nothing start
 faster. Figures are made without pyplot, so no window system is needed and nothing global changes.
@@ -18,7 +19,11 @@ from __future__ import annotations
 
 import io
 import textwrap
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from itertools import accumulate, groupby, pairwise
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,12 +34,29 @@ if TYPE_CHECKING:
 COLUMN_WIDTH = 3.5  # inches
 TEXT_SIZE = 7.5  # points
 BLUE, VERMILION, INK, PALE = "#0072B2", "#D55E00", "#222222", "#DDDDDD"
+GREY = "#777777"
+# Hollow and larger, so that it shows around a point of the other curve on the same spot.
+_HOLLOW = {
+    "color": VERMILION,
+    "marker": "s",
+    "markersize": 4.2,
+    "markerfacecolor": "white",
+    "markeredgewidth": 0.8,
+}
 
 
-def draw_curves(metrics: Metrics, *, title: str = "") -> Figure:
+def draw_curves(
+    metrics: Metrics, *, title: str = "", published: Sequence[float] | None = None
+) -> Figure:
     """Draw top-1 accuracy against the number of classes seen, for the classifier and for NME.
 
     Average and last accuracy (percent) stand in the legend. A run of one task is one point a curve.
+
+    Args:
+        metrics: the results.
+        title: what stands above the legend.
+        published: the published top-1 of the classifier in percent, one value for every task of
+            the whole run; drawn as a thin line.
 
     Raises:
         ValueError: when no task has been evaluated yet.
@@ -56,16 +78,7 @@ def draw_curves(metrics: Metrics, *, title: str = "") -> Figure:
             [task.nme_top1 for task in metrics.tasks],
             metrics.average_nme_accuracy,
             metrics.last_nme_accuracy,
-            # Hollow and larger, so that it shows around a classifier's point on the same spot.
-            {
-                "color": VERMILION,
-                "marker": "s",
-                "markersize": 4.2,
-                "markerfacecolor": "white",
-                "markeredgewidth": 0.8,
-                "linestyle": "--",
-                "zorder": 2,
-            },
+            {**_HOLLOW, "linestyle": "--", "zorder": 2},
         ),
     ]
     for name, top1, average, last, style in curves:
@@ -77,11 +90,304 @@ def draw_curves(metrics: Metrics, *, title: str = "") -> Figure:
             clip_on=False,  # a marker at 0 % or 100 % is drawn whole
             **style,
         )
+    values = [value for _, top1, *_ in curves for value in top1]
+    if published is not None:
+        # The whole line, also while the run has not come so far: it says where the run is heading.
+        classes_seen = list(accumulate(metrics.task_sizes))
+        axes.plot(
+            classes_seen,
+            published,
+            label=f"published CNN: average {np.mean(published):.2f} %, last {published[-1]:.2f} %",
+            color=GREY,
+            linewidth=0.8,
+            zorder=1,
+        )
+        values += published
     axes.set_xlabel("Classes seen")
     axes.set_ylabel("Top-1 accuracy (%)")
     _ticks_at_tasks(axes, classes_seen)
-    _percent_axis(axes, [value for _, top1, *_ in curves for value in top1])
+    _percent_axis(axes, values)
     _legend_above(figure, title)
+    return figure
+
+
+def draw_confusion(
+    predicted: np.ndarray, targets: np.ndarray, task_sizes: Sequence[int], *, title: str = ""
+) -> Figure:
+    """Draw which classes the test images of each class are taken for, with lines between tasks.
+
+    The colours follow the square root of the share, so that rare confusions can be seen too.
+
+    Args:
+        predicted: (N,) int, the class predicted for each test image; a class is its position in
+            the class order.
+        targets: (N,) int, its class.
+        task_sizes: number of classes of each task learned so far.
+        title: what stands above the picture.
+    """
+    from matplotlib.colors import PowerNorm
+
+    classes = sum(task_sizes)
+    counts = np.zeros((classes, classes))
+    np.add.at(counts, (targets, predicted), 1)
+    images = counts.sum(axis=1, keepdims=True)
+    # A class without test images is an empty row.
+    share = np.divide(100 * counts, images, out=np.full_like(counts, np.nan), where=images > 0)
+
+    figure, axes = _column_figure(height=3.3, grid=False)
+    picture = axes.imshow(share, cmap="Blues", norm=PowerNorm(0.5, 0, 100), interpolation="nearest")
+    _colour_bar(figure, picture, "Share of a class's test images (%)", [0, 1, 5, 10, 25, 50, 100])
+    _task_axes(axes, task_sizes)
+    axes.set_xlabel("Predicted class, by task")
+    axes.set_ylabel("True class, by task")
+    _title_above(figure, title)
+    return figure
+
+
+def draw_accuracy_matrix(matrix: np.ndarray, *, title: str = "") -> Figure:
+    """Draw the accuracy on each task's classes after each task: forgetting is read down a column.
+
+    Args:
+        matrix: (t, t) percent, row after a task, column of a task; NaN where nothing was measured.
+        title: what stands above the picture.
+    """
+    tasks = len(matrix)
+    figure, axes = _column_figure(height=3.1, grid=False)
+    picture = axes.imshow(matrix, cmap="YlGnBu", vmin=0, vmax=100, interpolation="nearest")
+    _colour_bar(figure, picture, "Top-1 accuracy (%)", range(0, 101, 20))
+    if tasks <= 10:  # more numbers would not be readable at this width
+        for (row, column), value in np.ndenumerate(matrix):
+            if not np.isnan(value):
+                axes.text(
+                    column,
+                    row,
+                    f"{value:.0f}",
+                    ha="center",
+                    va="center",
+                    fontsize=TEXT_SIZE - 0.5,
+                    color="white" if value > 55 else INK,
+                )
+    numbered = _spread(range(tasks), tasks / 12)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_ticks(numbered, [str(task + 1) for task in numbered])
+    axes.tick_params(length=0)
+    axes.set_xlabel("Classes of task")
+    axes.set_ylabel("After task")
+    _title_above(figure, title)
+    return figure
+
+
+def draw_weight_norms(
+    before: Sequence[float],
+    after: Sequence[float],
+    task_sizes: Sequence[int],
+    *,
+    title: str = "",
+) -> Figure:
+    """Draw the length of each class's row of the classifier before and after weight alignment.
+
+    Args:
+        before: (classes seen,) L2 norms when training ended.
+        after: (classes seen,) L2 norms after alignment; the first task aligns nothing.
+        task_sizes: number of classes of each task learned so far; the last one is the new one.
+        title: what stands above the legend.
+    """
+    figure, axes = _column_figure(height=2.7)
+    classes, size = np.arange(len(before)), 3 if len(before) <= 60 else 2
+    if len(task_sizes) == 1:
+        label = "after task 1, which aligns nothing"
+        axes.plot(classes, after, "o", color=BLUE, markersize=size, label=label)
+    else:
+        known = len(before) - task_sizes[-1]
+        gamma = np.mean(before[:known]) / np.mean(before[known:])
+        marks = {**_HOLLOW, "markersize": size + 1.4}
+        axes.plot(
+            classes,
+            before,
+            label=f"before alignment in task {len(task_sizes)}",
+            linestyle="",
+            **marks,
+        )
+        label = f"after alignment (new rows x {gamma:.3f})"
+        axes.plot(classes, after, "o", color=BLUE, markersize=size, label=label)
+        label = "mean of the old classes"
+        axes.axhline(np.mean(before[:known]), color=INK, linewidth=0.8, linestyle="--", label=label)
+    axes.set_xlim(-1, len(before))
+    axes.set_ylim(0, 1.08 * max(*before, *after))
+    axes.set_ylabel("Classifier row (L2 norm)")
+    axes.set_xlabel("Class, by task")
+    centres = [first + (last - first - 1) / 2 for first, last in _borders(task_sizes)]
+    numbered = _spread(centres, len(before) / 12)
+    axes.set_xticks(numbered, [str(centres.index(centre) + 1) for centre in numbered])
+    axes.tick_params(axis="x", length=0)
+    for first, _ in _borders(task_sizes)[1:]:
+        axes.axvline(first - 0.5, color=GREY, linewidth=0.5)
+    _legend_above(figure, title)
+    return figure
+
+
+def draw_training(epochs: Sequence[dict[str, Any]], *, title: str = "") -> Figure:
+    """Draw loss parts, train accuracy and learning rate over the epochs of all tasks.
+
+    Args:
+        epochs: the rows of training.csv, at least one.
+        title: what stands above the legend.
+
+    Raises:
+        ValueError: when there is no epoch.
+    """
+    if not epochs:
+        raise ValueError("there is no epoch to draw: draw_training needs at least one")
+    figure, panels = _panels(heights=[1.4, 1.2, 0.8])
+    tasks = np.array([row["task"] for row in epochs])
+    pieces = np.split(np.arange(len(epochs)), np.flatnonzero(np.diff(tasks)) + 1)
+
+    def draw(axes: Axes, key: str, **style: Any) -> None:
+        """Draw a column, a line for every task."""
+        for piece in pieces:
+            y = [epochs[i][key] for i in piece]
+            if None not in y:
+                axes.plot(piece + 1, y, **{"linewidth": 1.0, **style})
+                style.pop("label", None)  # once is enough for the legend
+
+    # A task of few epochs would hardly be seen as a line.
+    dots = {"markersize": 2.5} if len(epochs) <= 60 else {"marker": ""}
+    losses, accuracies, rates = panels
+    draw(losses, "loss_clf", color=BLUE, **{"marker": "o", **dots}, label="loss: classifier")
+    draw(losses, "loss_aux", color=VERMILION, linestyle="--", **{"marker": "^", **dots},
+         label="loss: auxiliary classifier")  # fmt: skip
+    draw(accuracies, "train_acc", color=INK, linestyle="-.", **{"marker": "v", **dots},
+         label="accuracy: training images")  # fmt: skip
+    measured = [
+        (i + 1, row["test_acc"]) for i, row in enumerate(epochs) if row["test_acc"] is not None
+    ]
+    if measured:
+        accuracies.plot(*zip(*measured, strict=True), **{**_HOLLOW, "markersize": 2.8},
+                        linestyle="", label="accuracy: test images")  # fmt: skip
+    draw(rates, "lr", color=INK, drawstyle="steps-mid", **{"marker": ".", **dots})
+    _log_axis(losses, [row[key] for row in epochs for key in ("loss_clf", "loss_aux")])
+    _log_axis(rates, [row["lr"] for row in epochs])
+    losses.set_ylabel("Mean loss (nats)")
+    accuracies.set_ylabel("Top-1 (%)")
+    shown = [row["train_acc"] for row in epochs] + [value for _, value in measured]
+    _percent_axis(accuracies, shown, nbins=5)
+    rates.set_ylabel("Learning rate")
+    rates.set_xlabel("Epoch, counted over all tasks")
+    _task_scale(panels, tasks)
+    _legend_above(figure, title)
+    return figure
+
+
+def draw_block_gradients(
+    gradients: np.ndarray, tasks: Sequence[int], num_generalized: int, *, title: str = ""
+) -> Figure:
+    """Draw how large each block's gradient is: over all epochs as a map, and its mean by depth.
+
+    Args:
+        gradients: (epochs, blocks) mean L2 norm of each block's gradient; NaN where it is frozen.
+        tasks: (epochs,) the task of each epoch, from 1.
+        num_generalized: how many of the blocks, from the shallow end, are the trunk.
+        title: what stands above the picture.
+    """
+    from matplotlib.colors import LogNorm
+
+    figure, (over, by_depth) = _panels(heights=[1.6, 1.5], sharex=False)
+    positive = gradients[gradients > 0]
+    low, high = (positive.min() / 1.3, positive.max() * 1.3) if positive.size else (0.1, 1)
+    epochs, blocks = gradients.shape
+    picture = over.imshow(
+        np.ma.masked_invalid(gradients.T),
+        cmap="YlGnBu",
+        norm=LogNorm(low, high),
+        aspect="auto",
+        origin="lower",
+        interpolation="nearest",
+        extent=(0.5, epochs + 0.5, 0.5, blocks + 0.5),
+    )
+    over.patch.set(hatch="/////", facecolor="white", edgecolor=PALE)
+    if np.isnan(gradients).any():
+        over.plot([], [], "s", color=PALE, markersize=6, label="hatched in the map: frozen")
+    over.axhline(num_generalized + 0.5, color=INK, linewidth=0.8, linestyle="--")
+    bar = _colour_bar(figure, picture, "Gradient (L2 norm)", axes=over)
+    _log_numbers(bar.ax.yaxis, low, high)
+    over.set_ylabel("Block")
+    over.set_xlabel("Epoch, counted over all tasks")
+    _task_scale([over], np.asarray(tasks))
+    _by_depth(by_depth, gradients, np.asarray(tasks), num_generalized)
+    by_depth.set_ylabel("Gradient (L2 norm)")
+    _legend_above(figure, title)
+    return figure
+
+
+def draw_block_shift(
+    shift: np.ndarray, tasks: Sequence[int], num_generalized: int, *, title: str = ""
+) -> Figure:
+    """Draw how far each block's weights moved while a task was learned, by depth.
+
+    Args:
+        shift: (tasks, blocks) mean squared difference of each block's weights.
+        tasks: (tasks,) their numbers, from 1.
+        num_generalized: how many of the blocks, from the shallow end, are the trunk.
+        title: what stands above the legend.
+    """
+    figure, axes = _column_figure(height=2.5)
+    _by_depth(axes, np.where(shift > 0, shift, np.nan), np.asarray(tasks), num_generalized)
+    axes.set_ylabel("Mean squared shift")
+    _legend_above(figure, title)
+    return figure
+
+
+def draw_cka(cka: np.ndarray, num_generalized: int, *, title: str = "") -> Figure:
+    """Draw how alike the feature maps of different tasks' networks are, by depth.
+
+    Args:
+        cka: (blocks, tasks, tasks) linear CKA, 0 to 1, at least two tasks.
+        num_generalized: how many of the blocks, from the shallow end, are the trunk.
+        title: what stands above the legend.
+    """
+    blocks, tasks, _ = cka.shape
+    pairs = cka[:, *np.triu_indices(tasks, 1)]
+    figure, axes = _column_figure(height=2.5)
+    x = np.arange(1, blocks + 1)
+    axes.plot(x, pairs.mean(axis=1), "o-", color=BLUE, markersize=3, linewidth=1.2,
+              label=f"mean of {pairs.shape[1]} pairs of tasks")  # fmt: skip
+    if pairs.shape[1] > 1:
+        axes.fill_between(x, pairs.min(axis=1), pairs.max(axis=1), color=BLUE, alpha=0.2,
+                          linewidth=0, label="least to most alike pair")  # fmt: skip
+    axes.set_ylim(0, 1.02)
+    axes.set_ylabel("Similarity (linear CKA)")
+    _depth_axis(axes, blocks, num_generalized)
+    _legend_above(figure, title)
+    return figure
+
+
+def draw_cka_tasks(
+    cka: np.ndarray, blocks: Sequence[int], tasks: Sequence[int], *, title: str = ""
+) -> Figure:
+    """Draw the similarity of every pair of tasks at two depths, side by side.
+
+    Args:
+        cka: (2, tasks, tasks) linear CKA, 0 to 1, at the shallow and at the deep block.
+        blocks: the numbers of the two blocks, from 1.
+        tasks: the numbers of the tasks, from 1.
+        title: what stands above the picture.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(COLUMN_WIDTH, 2.2), layout="constrained", facecolor="white")
+    panels = figure.subplots(1, 2, sharey=True)
+    numbered = _spread(range(len(tasks)), len(tasks) / 5)
+    for axes, values, block in zip(panels, cka, blocks, strict=True):
+        picture = axes.imshow(values, cmap="YlGnBu", vmin=0, vmax=1, interpolation="nearest")
+        _house_style(axes)
+        axes.set_title(f"block {block}", fontsize=TEXT_SIZE + 0.5, color=INK)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_ticks(numbered, [str(tasks[i]) for i in numbered])
+        axes.tick_params(length=0)
+        axes.set_xlabel("Network after task")
+    panels[0].set_ylabel("Network after task")
+    _colour_bar(figure, picture, "Linear CKA", axes=list(panels))
+    _title_above(figure, title)
     return figure
 
 
@@ -100,52 +406,211 @@ def figure_bytes(figure: Figure, file_format: str = "png") -> bytes:
     return buffer.getvalue()
 
 
-def _column_figure(height: float) -> tuple[Figure, Axes]:
+def _column_figure(height: float, *, grid: bool = True) -> tuple[Figure, Axes]:
     """Return an empty figure one column wide and ``height`` inches high, and its axes."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(COLUMN_WIDTH, height), layout="constrained", facecolor="white")
     axes = figure.add_subplot()
-    axes.grid(axis="y", color=PALE, linewidth=0.6)
+    _house_style(axes, grid=grid)
+    return figure, axes
+
+
+def _panels(heights: list[float], *, sharex: bool = True) -> tuple[Figure, list[Axes]]:
+    """Return a figure of panels below each other, whose heights are given in inches."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(
+        figsize=(COLUMN_WIDTH, sum(heights) + 1.1), layout="constrained", facecolor="white"
+    )
+    panels = figure.subplots(len(heights), 1, sharex=sharex, height_ratios=heights)
+    for axes in panels:
+        _house_style(axes)
+    figure.align_ylabels(panels)
+    return figure, list(panels)
+
+
+def _house_style(axes: Axes, *, grid: bool = False) -> None:
+    if grid:
+        axes.grid(axis="y", color=PALE, linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(INK)
     axes.tick_params(labelsize=TEXT_SIZE, color=INK, labelcolor=INK, width=0.6, length=3)
     for axis in (axes.xaxis, axes.yaxis):
         axis.label.set(size=TEXT_SIZE + 0.5, color=INK)
-    return figure, axes
+
+
+def _spread(positions: Sequence[float], gap: float) -> list[float]:
+    """Return those positions, in rising order, that can have a number: ``gap`` apart or more.
+
+    From the end, so that the last task, whose accuracy is quoted, always has its number.
+    """
+    kept = [positions[-1]]
+    for position in reversed(positions[:-1]):
+        if kept[-1] - position >= gap:
+            kept.append(position)
+    return kept[::-1]
+
+
+def _borders(task_sizes: Sequence[int]) -> list[tuple[int, int]]:
+    """Return the first class of each task and the first that is no longer its own."""
+    return list(pairwise([0, *accumulate(task_sizes)]))
+
+
+def _task_axes(axes: Axes, task_sizes: Sequence[int]) -> None:
+    """Number the tasks along both axes of a classes x classes picture, with lines between them."""
+    borders = _borders(task_sizes)
+    centres = [(first + last - 1) / 2 for first, last in borders]
+    numbered = _spread(centres, borders[-1][1] / 12)
+    names = [str(centres.index(centre) + 1) for centre in numbered]
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_ticks(numbered, names)
+    axes.tick_params(length=0)
+    for first, _ in borders[1:]:
+        axes.axhline(first - 0.5, color=GREY, linewidth=0.35)
+        axes.axvline(first - 0.5, color=GREY, linewidth=0.35)
+    axes.spines[["top", "right"]].set_visible(True)
+    for spine in axes.spines.values():
+        spine.set(color=INK, linewidth=0.6)
+
+
+def _task_scale(panels: Sequence[Axes], tasks: np.ndarray) -> None:
+    """Draw a line where a task starts, and number the tasks above the first panel.
+
+    Args:
+        panels: axes whose x counts epochs from 1.
+        tasks: (epochs,) the task of each epoch.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    lengths = [(task, len(list(epochs))) for task, epochs in groupby(tasks.tolist())]
+    borders = _borders([length for _, length in lengths])
+    for axes in panels:
+        for start, _ in borders[1:]:
+            axes.axvline(start + 0.5, color=GREY, linewidth=0.5)
+        axes.set_xlim(0.5, len(tasks) + 0.5)
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+    centres = [(start + end + 1) / 2 for start, end in borders]
+    numbered = _spread(centres, len(tasks) / 14)
+    top = panels[0].secondary_xaxis("top")
+    top.set_xticks(numbered, [str(lengths[centres.index(centre)][0]) for centre in numbered])
+    top.tick_params(labelsize=TEXT_SIZE, labelcolor=INK, length=0, pad=1)
+    top.spines["top"].set_visible(False)
+    top.set_xlabel("Task", size=TEXT_SIZE + 0.5, color=INK, labelpad=2)
+
+
+def _by_depth(axes: Axes, values: np.ndarray, tasks: np.ndarray, num_generalized: int) -> None:
+    """Draw the mean over the first task's rows and over the later tasks' rows, by depth.
+
+    Means and the range are over tasks, so that a long task counts as much as a short one.
+    """
+    first = _mean_of(values[tasks == 1])
+    later = np.array([_mean_of(values[tasks == task]) for task in np.unique(tasks[tasks > 1])])
+    x = np.arange(1, values.shape[1] + 1)
+    if not np.isnan(first).all():
+        label = "first task (from random weights)"
+        axes.plot(x, first, **_HOLLOW, linewidth=1.0, linestyle="--", label=label)
+    if not np.isnan(later).all():
+        style = {"color": BLUE, "markersize": 3, "linewidth": 1.2}
+        axes.plot(x, _mean_of(later), "o-", label="later tasks, mean", **style)
+    if len(later) > 1:
+        low, high = np.fmin.reduce(later), np.fmax.reduce(later)
+        label = "later tasks, least to most"
+        axes.fill_between(x, low, high, color=BLUE, alpha=0.2, linewidth=0, label=label)
+    axes.grid(axis="y", color=PALE, linewidth=0.6)
+    _log_axis(axes, [*first, *later.ravel()])
+    _depth_axis(axes, values.shape[1], num_generalized)
+
+
+def _mean_of(rows: np.ndarray) -> np.ndarray:
+    """Return the mean of the rows, NaN aside; NaN where there is nothing but NaN."""
+    there = ~np.isnan(rows)
+    count = there.sum(axis=0)
+    total = np.where(there, rows, 0).sum(axis=0)
+    return np.divide(total, count, out=np.full(rows.shape[1], np.nan), where=count > 0)
+
+
+def _depth_axis(axes: Axes, blocks: int, num_generalized: int) -> None:
+    """Number the blocks along the x axis and mark where the specialized ones begin."""
+    numbered = [int(block) for block in _spread(range(1, blocks + 1), blocks / 12)]
+    axes.set_xticks(numbered, [str(block) for block in numbered])
+    axes.set_xlim(0.5, blocks + 0.5)
+    axes.axvline(num_generalized + 0.5, color=INK, linewidth=0.8, linestyle=":")
+    axes.set_xlabel(f"Block, shallow to deep (specialized from {num_generalized + 1})")
+
+
+def _colour_bar(
+    figure: Figure,
+    picture: Any,
+    label: str,
+    ticks: Sequence[float] | None = None,
+    axes: Any = None,
+) -> Any:
+    """Draw the scale of a map beside it and return it."""
+    bar = figure.colorbar(picture, ax=axes or picture.axes, ticks=ticks, pad=0.02, fraction=0.05)
+    bar.set_label(label, size=TEXT_SIZE + 0.5, color=INK)
+    bar.ax.tick_params(labelsize=TEXT_SIZE, color=INK, labelcolor=INK, width=0.6, length=3)
+    bar.ax.minorticks_off()
+    bar.outline.set_visible(False)
+    return bar
 
 
 def _ticks_at_tasks(axes: Axes, classes_seen: list[int]) -> None:
     """Put the ticks of the x axis where tasks end, and a number where there is room for one."""
     span = classes_seen[-1] - classes_seen[0]
-    # From the end, so that the last task, whose accuracy is quoted, always has its number.
-    numbered = [classes_seen[-1]]
-    for seen in reversed(classes_seen[:-1]):
-        if numbered[-1] - seen >= span / 10:
-            numbered.append(seen)
-    axes.set_xticks(numbered)
+    axes.set_xticks(_spread(classes_seen, span / 10))
     axes.set_xticks(classes_seen, minor=True)
     axes.tick_params(axis="x", which="minor", width=0.6, length=2, color=INK)
     margin = max(0.03 * span, 0.5)
     axes.set_xlim(classes_seen[0] - margin, classes_seen[-1] + margin)
 
 
-def _percent_axis(axes: Axes, values: list[float]) -> None:
+def _percent_axis(axes: Axes, values: list[float], nbins: int = 8) -> None:
     """Let the y axis reach from the ten below the lowest value to the ten above the highest."""
     from matplotlib.ticker import MaxNLocator
 
     low = max(0, 10 * int((min(values) - 2) // 10))
     high = min(100, 10 * -int(-(max(values) + 2) // 10))
     axes.set_ylim(low, high)
-    axes.yaxis.set_major_locator(MaxNLocator(nbins=8, steps=[1, 2, 5, 10], integer=True))
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=nbins, steps=[1, 2, 5, 10], integer=True))
+
+
+def _wrap(title: str) -> str:
+    return "\n".join(textwrap.wrap(title, 54))
+
+
+def _title_above(figure: Figure, title: str) -> None:
+    """Place the title of a picture without a legend where the others have theirs."""
+    if title:
+        figure.suptitle(_wrap(title), x=0.02, ha="left", fontsize=TEXT_SIZE + 0.5, color=INK)
+
+
+def _log_axis(axes: Axes, values: Sequence[float | None]) -> None:
+    """Make the y axis logarithmic, with room around the values."""
+    there = np.array(values, dtype=float)
+    there = there[there > 0]  # neither None nor a 0, which no logarithmic axis can show
+    if there.size:
+        axes.set_yscale("log")
+        # Of 1, 2, 5, 10, ... at least one lies between limits that are a factor 2.56 apart.
+        axes.set_ylim(there.min() / 1.6, there.max() * 1.6)
+        _log_numbers(axes.yaxis, *axes.get_ylim())
+
+
+def _log_numbers(axis: Any, low: float, high: float) -> None:
+    """Number a logarithmic axis without a crowd: each power of ten, over a short range 2 and 5."""
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 60 else (1,)))
+    axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _legend_above(figure: Figure, title: str) -> None:
     """Place the title and the legend, one curve a line, above the axes."""
     figure.legend(
         loc="outside upper left",
-        title="\n".join(textwrap.wrap(title, 54)) or None,
+        title=_wrap(title) or None,
         title_fontproperties={"size": TEXT_SIZE + 0.5},
         alignment="left",
         borderaxespad=0.2,
