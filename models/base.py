@@ -111,6 +111,21 @@ class Learner(ABC):
     def end_task(self) -> None:
         """Do what follows training, build_memory() at least."""
 
+    def records(self) -> dict[str, Any]:
+        """Return what was kept of training so far, plain values and tensors, for a checkpoint."""
+        return {
+            "epochs": self.epochs,
+            "weight_norms": self.weight_norms,
+            "blocks": self.blocks.state_dict() if self.blocks else None,
+        }
+
+    def load_records(self, records: dict[str, Any]) -> None:
+        """Go on from `records()`, in the task they were made in (begin_task() has been called)."""
+        self.epochs = list(records["epochs"])
+        self.weight_norms = list(records["weight_norms"])
+        if self.blocks and records["blocks"]:
+            self.blocks.load_state_dict(records["blocks"], self.network.path())
+
     # -- with gradients ----------------------------------------------------------------------------
 
     def parallel_network(self) -> nn.Module:

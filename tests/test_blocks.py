@@ -103,26 +103,38 @@ def test_a_run_taken_up_again_goes_on(tmp_path):
     whole.begin_task(1, {"a": block})
     random = np.random.default_rng(0)
 
-    def epoch(recorder, weights, gradients):
+    def step(recorder, weights, gradients):
         with torch.no_grad():
             block.weight.copy_(torch.from_numpy(weights))
         block.weight.grad = torch.from_numpy(gradients).float()
         recorder.after_step()
-        recorder.end_epoch()
 
-    epoch(whole, random.normal(size=(2, 2)), random.normal(size=(2, 2)))
-    torch.save(whole.state_dict(), tmp_path / "state.pt")
+    step(whole, *random.normal(size=(2, 2, 2)))
+    whole.end_epoch()
+    step(whole, *random.normal(size=(2, 2, 2)))
+    torch.save(whole.state_dict(), tmp_path / "state.pt")  # in the middle of an epoch
     resumed = BlockRecorder()
     resumed.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True), {"a": block})
-    values = random.normal(size=(2, 2, 2))
+    for values in random.normal(size=(EVERY, 2, 2, 2)):
+        for recorder in (whole, resumed):
+            step(recorder, *values)
     for recorder in (whole, resumed):
-        epoch(recorder, *values)
+        recorder.end_epoch()
     assert resumed.rows == whole.rows
     assert [row["epoch"] for row in resumed.rows] == [1, 2]
 
 
-def test_epochs_are_plain_values(tmp_path):
+def test_a_learner_s_records_go_through_a_checkpoint(tmp_path):
     learner = trained(record_blocks=True)
-    state = {"epochs": learner.epochs, "norms": learner.weight_norms, "rows": learner.blocks.rows}
-    torch.save(state, tmp_path / "state.pt")
-    assert torch.load(tmp_path / "state.pt", weights_only=True) == state
+    torch.save(learner.records(), tmp_path / "records.pt")
+    records = torch.load(tmp_path / "records.pt", weights_only=True)
+    again = tiny_learner(**SETTINGS, record_blocks=True)
+    for _ in range(2):
+        again.begin_task()
+    again.load_records(records)
+    assert again.epochs == learner.epochs
+    assert again.weight_norms == learner.weight_norms
+    assert again.blocks.rows == learner.blocks.rows
+    again.begin_task()
+    again.train_task()
+    assert [row["task"] for row in again.epochs] == [1, 1, 2, 2, 2, 3, 3, 3]

@@ -84,13 +84,16 @@ class BlockRecorder:
         self._steps, self._read, self._sum = 0, 0, None
 
     def state_dict(self) -> dict[str, Any]:
-        """Return plain values and tensors, for a checkpoint made between two epochs."""
+        """Return plain values and tensors, for a checkpoint made after any step."""
         return {
             "rows": self.rows,
             "task": self._task,
             "epoch": self._epoch,
             "start": self._start,
             "first": self._first,
+            "steps": self._steps,
+            "read": self._read,
+            "sum": self._sum,
         }
 
     def load_state_dict(self, state: Mapping[str, Any], path: Mapping[str, nn.Module]) -> None:
@@ -101,6 +104,8 @@ class BlockRecorder:
         self._task, self._epoch = state["task"], state["epoch"]
         self._start = [vector.to(device) for vector in state["start"]]
         self._first = [vector.to(device) for vector in state["first"]]
+        self._steps, self._read = state["steps"], state["read"]
+        self._sum = None if state["sum"] is None else state["sum"].to(device)
 
     def _follow(self, path: Mapping[str, nn.Module]) -> None:
         self._names = list(path)
