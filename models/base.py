@@ -13,12 +13,14 @@ the exemplar memory; images stay in the loaders, labels and splits in the data m
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
 from utils.config import Config
+from utils.control import Control
 from utils.data_manager import DataManager
 from utils.exemplars import ExemplarMemory, class_means, herd, nme_predict
 from utils.loader import ResidentLoader
@@ -77,6 +79,8 @@ class Learner(ABC):
             config.memory_size, config.fixed_memory, config.memory_per_class
         )
         self.task = -1
+        # Asked after every training step and epoch; the experiment puts its own here.
+        self.control = Control()
 
     @property
     def known_classes(self) -> int:
@@ -99,6 +103,43 @@ class Learner(ABC):
     @abstractmethod
     def end_task(self) -> None:
         """Do what follows training, build_memory() at least."""
+
+    # -- between runs of the program ---------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that a new learner needs to go on from here, in tensors and plain values.
+
+        Raises:
+            TrainingError: the network holds numbers that are not finite: nothing to go on from.
+        """
+        network = self.network.state_dict()
+        finite = [v.isfinite().all() for v in network.values() if v.is_floating_point()]
+        if not torch.stack(finite).all():
+            raise TrainingError(
+                f"the network's weights are not finite in task {self.task + 1}: try a lower "
+                f"--{'init_lr' if self.task == 0 else 'lrate'}"
+            )
+        return {
+            "task": self.task,
+            "network": network,
+            "exemplars": self.memory.state_dict(),
+            "generator": self.generator.get_state(),
+            "generator_device": self.generator.device.type,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back, in a new learner, what `state_dict` gave.
+
+        On another type of device the data path's random numbers are others from here on.
+        """
+        for _ in range(state["task"] + 1):
+            self.begin_task()
+        self.network.load_state_dict(state["network"])
+        self.memory.load_state_dict(state["exemplars"])
+        if state["generator_device"] == self.generator.device.type:
+            self.generator.set_state(state["generator"])
+        else:
+            self.generator.manual_seed(self.config.torch_seed + 1 + self.task)
 
     # -- with gradients ----------------------------------------------------------------------------
 
