@@ -184,7 +184,9 @@ def _run_in_folder(
             learner.load_state_dict(checkpoint["learner"])
             progress = Progress.from_dict(checkpoint["progress"])
             set_random_state(checkpoint["random"])
-            log.info("%s: going on with %s", progress.where(), folder)
+            task = len(progress.seconds)
+            where = "in" if learner.task == task else "before"
+            log.info("resumed %s task %d: going on with %s", where, task + 1, folder)
             warning = changed_machine(checkpoint["machine"], machine)
             if warning:
                 log.warning("%s", warning)
@@ -248,11 +250,6 @@ class Progress:
         self.exemplars.append(exemplars)
         self.seconds.append(seconds)
         self.trained, self.spent = False, 0.0
-
-    def where(self) -> str:
-        """Say where the run is, for the log."""
-        done = len(self.seconds)
-        return f"resumed {'in' if self.spent else 'before'} task {done + 1}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, for a checkpoint."""
