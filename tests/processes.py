@@ -6,6 +6,7 @@ each process forked from it is as real as any: it has its own memory, signals an
 
 import contextlib
 import csv
+import errno
 import functools
 import importlib
 import multiprocessing
@@ -53,6 +54,7 @@ class Program:
         die_at: (what, n): the n-th call of this function, such as "os.replace", sends a signal to
             the process; for moments that no clock can hit.
         signal_number: that signal, kill -9 by default.
+        full_from: from the n-th flush of a file on, the disk is full.
     """
 
     def __init__(
@@ -61,10 +63,11 @@ class Program:
         output: Path,
         die_at: tuple[str, int] | None = None,
         signal_number: signal.Signals = signal.SIGKILL,
+        full_from: int | None = None,
     ):
         self.output = output
         words = [str(flag) for flag in flags]
-        arguments = (words, str(output), die_at, signal_number, os.getcwd())
+        arguments = (words, str(output), die_at, signal_number, full_from, os.getcwd())
         self.process = _context.Process(target=_run, args=arguments)
         self.process.start()
 
@@ -97,6 +100,7 @@ def _run(
     output: str,
     die_at: tuple[str, int] | None,
     number: signal.Signals,
+    full_from: int | None,
     folder: str,
 ) -> None:
     os.chdir(folder)
@@ -112,6 +116,8 @@ def _run(
     utils.logbook.figure_bytes = lambda figure: b"no picture"  # half the time of so small a run
     if die_at is not None:
         _die_at(*die_at, number)
+    if full_from is not None:
+        _fill_the_disk(full_from)
     sys.exit(main_memo.main(flags))
 
 
@@ -132,6 +138,18 @@ def _die_at(what: str, n: int, number: signal.Signals) -> None:
         return function(*args, **kwargs)
 
     setattr(owner, attribute, fatal)
+
+
+def _fill_the_disk(n: int) -> None:
+    flush, calls = os.fsync, []
+
+    def full(descriptor: int) -> None:
+        calls.append(1)
+        if len(calls) >= n:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        flush(descriptor)
+
+    os.fsync = full
 
 
 def folders(logs: Path) -> list[Path]:
