@@ -24,6 +24,7 @@ from utils.control import Control
 from utils.data_manager import DataManager
 from utils.exemplars import ExemplarMemory, class_means, herd, nme_predict
 from utils.loader import ResidentLoader
+from utils.precision import full_float32
 
 EVAL_BATCH = 500  # images in one forward pass without gradients; no result depends on it
 
@@ -160,27 +161,36 @@ class Learner(ABC):
     def forward_all(
         self, data: ResidentLoader, indices: np.ndarray
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Features (N, feature_dim) and logits (N, seen) of N images in evaluation mode, float32.
+        """Features (N, feature_dim) and logits (N, seen) of N images in evaluation mode.
 
-        Every BatchNorm uses its running statistics and images are not augmented. The network is
-        left in evaluation mode.
+        In full float32. Every BatchNorm uses its running statistics and images are not augmented.
+        The network is left in evaluation mode.
         """
         self.network.eval()
         network = self.parallel_network()
-        outputs = [network(images) for images, _ in data.eval_batches(indices, EVAL_BATCH)]
+        with full_float32():
+            outputs = [network(images) for images, _ in data.eval_batches(indices, EVAL_BATCH)]
         features = torch.cat([output["features"] for output in outputs])
         return features, torch.cat([output["logits"] for output in outputs])
 
     def build_memory(self) -> None:
         """Make room by keeping each old class's first exemplars, then herd the new classes.
 
-        Old classes are cut, never ranked again (MEMO.md 2.7).
+        Old classes are cut to the exemplars that herding chose first, never ranked again.
+
+        Raises:
+            TrainingError: the network diverged, so that its features are not finite.
         """
         quota = self.memory.quota(self.seen_classes)
         self.memory.reduce(quota)
         indices = self.tasks.train_indices(self.known_classes, self.seen_classes)
         labels = self.tasks.train_labels[indices]
         features, _ = self.forward_all(self.train_data, indices)
+        if not features.isfinite().all():
+            raise TrainingError(
+                f"training diverged in task {self.task + 1}: the network's features are infinite "
+                "or no numbers; try a lower learning rate (--init_lr for task 1, else --lrate)"
+            )
         for new_class in range(self.known_classes, self.seen_classes):
             of_class = np.flatnonzero(labels == new_class)
             order = herd(features[torch.from_numpy(of_class)], quota)

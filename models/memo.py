@@ -11,8 +11,8 @@ The whole incremental loop, top to bottom. For every task:
 
 Who learns in task 1: everything. Later: the newest block and both classifiers always; the trunk
 (generalized blocks) only with `train_base`; older specialized blocks only with `train_adaptive`.
-Whatever does not learn keeps its BatchNorm statistics too. The section numbers in the comments
-are those of the method's description in README.md.
+Whatever does not learn keeps its BatchNorm statistics too. When the trunk learns, the loss reaches
+it through the frozen blocks as well as through the newest one.
 """
 
 import logging
@@ -90,6 +90,7 @@ class Memo(Learner):
             unit="step",
             leave=False,
             dynamic_ncols=True,
+            disable=None,  # no bar where stderr is no terminal: main.log has a line per epoch
         ) as bar:
             while training.epoch < epochs:
                 self.set_modes()
@@ -191,7 +192,7 @@ class Memo(Learner):
         )
 
     def set_modes(self) -> None:
-        """Put every block in the state that this task trains it in (section 'Who trains')."""
+        """Put every block in the state that this task trains it in."""
         first = self.task == 0
         self.network.freeze(
             generalized=not (first or self.config.train_base),

@@ -16,6 +16,7 @@ from utils.config import (
     SETTINGS,
     Config,
     ConfigError,
+    changed_keys,
     help_text,
     load_config,
     markdown_table,
@@ -108,6 +109,9 @@ OTHER_VALUES = {  # for every setting, a flag and the JSON value it stands for
     "log_dir": ("--log_dir /x", "/x"),
     "debug": ("--debug", True),
     "eval_every": ("--eval_every 10", 10),
+    "deterministic": ("--deterministic", True),
+    "checkpoint_every": ("--checkpoint_every 5", 5),
+    "max_minutes": ("--max_minutes 7.5", 7.5),
 }
 
 
@@ -300,6 +304,9 @@ BAD_JSON_VALUES = [  # key, wrong value, what the message says would be right
     ("log_dir", 3, "the path of a folder"),
     ("debug", 0, "true or false"),
     ("eval_every", -1, "a whole number of at least 0"),
+    ("deterministic", "yes", "true or false"),
+    ("checkpoint_every", 0.5, "a whole number of at least 0"),
+    ("max_minutes", -1, "a number of at least 0"),
 ]
 
 
@@ -346,6 +353,10 @@ BAD_FLAGS = [  # the words typed, what the one message says
     ("-ms 0", "memory_size must be 100 or more"),
     ("--dataset cifar10 -ms 9", "9 exemplars cannot cover the 10 classes of cifar10"),
     ("--skip", "--skip: skip needs a trained first task to start from; give --init_checkpoint"),
+    (
+        "--skip --init_checkpoint f.pt --seed 1993 1",
+        "--seed: a trained first task belongs to one class order, but 2 are asked for",
+    ),
     ("--stop_after_task 11", "--stop_after_task: the run cannot stop after task 11, it has 10"),
     ("-net resnet18", "-net: resnet18 is made for 224x224 images, but those of cifar100 are 32x32"),
     ("--class_order 0 1 2", "--class_order: class_order must hold every class of cifar100"),
@@ -451,6 +462,55 @@ def test_mistakes_in_flags_are_told_beside_an_unusable_file(tmp_path):
     with pytest.raises(ConfigError) as caught:
         load_config(["--config", str(tmp_path), "-ms", "x"])
     assert len(caught.value.problems) == 2
+
+
+# --- Going on with a run, testing one -------------------------------------------------------------
+
+
+@pytest.fixture
+def run_dir(tmp_path):
+    """Return the folder of a run: its settings are all that is read here."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text('{"batch_size": 32, "lrate": 0.3, "_torch": "2"}')
+    return tmp_path / "run"
+
+
+@pytest.mark.parametrize("flag", ["--resume", "--evaluate"])
+def test_the_settings_of_a_run_come_from_its_folder(flag, run_dir, tmp_path):
+    config, _, options = load_config([flag, str(run_dir), "--lrate", "0.4"])
+    assert (config.batch_size, config.lrate) == (32, 0.4)
+    assert getattr(options, flag.removeprefix("--")) == str(run_dir)
+    (tmp_path / "y.json").write_text('{"batch_size": 8}')
+    config, _, _ = load_config([flag, str(run_dir), "--config", str(tmp_path / "y.json")])
+    assert (config.batch_size, config.lrate) == (8, 0.1)
+
+
+def test_resume_without_a_folder(load):
+    config, _, options = load("--resume --lrate 0.3", batch_size=64)
+    assert options.resume is True
+    assert (config.batch_size, config.lrate) == (64, 0.3)
+    assert load("")[2].resume is None
+
+
+def test_every_setting_says_what_it_decides():
+    decides = {each.decides for each in SETTINGS.values()}
+    assert decides == {"results", "machine", "nothing"}
+    harmless = {key for key, each in SETTINGS.items() if each.decides == "nothing"}
+    assert harmless == {
+        "stop_after_task", "data_dir", "log_dir", "debug", "eval_every", "checkpoint_every",
+        "max_minutes",
+    }  # fmt: skip
+
+
+def test_changed_keys_are_those_that_decide_results():
+    now = Config(lrate=0.2, log_dir="elsewhere", device=[0], max_minutes=5, seed=[7]).to_dict()
+    assert changed_keys(Config().to_dict(), now) == ["seed", "lrate"]
+    assert changed_keys(now, now) == []
+    # A key that an older program did not have counts as its default.
+    before = Config().to_dict()
+    del before["deterministic"]
+    assert changed_keys(before, Config().to_dict()) == []
+    assert changed_keys(before, Config(deterministic=True).to_dict()) == ["deterministic"]
 
 
 # --- What is warned of ----------------------------------------------------------------------------
@@ -586,3 +646,10 @@ def test_precedence_holds_for_all_values(in_file, typed, tmp_path_factory):
 def test_no_words_make_a_traceback(words):
     with suppress(ConfigError):
         load_config(words)
+
+
+def test_a_tilde_is_the_home_folder_where_no_shell_replaced_it(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/someone")
+    config, _, _ = load_config(["--log_dir=~/logs", "--data_dir", "./data"])
+    assert config.log_dir == "/home/someone/logs"
+    assert config.data_dir == "./data"

@@ -19,6 +19,9 @@ NOT_IN_FILES = {
     "debug",
     "eval_every",
     "stop_after_task",
+    "checkpoint_every",
+    "max_minutes",
+    "deterministic",
     "skip",
     "init_checkpoint",
 }

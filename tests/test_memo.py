@@ -334,3 +334,49 @@ def test_extracting_features_leaves_no_gradient_and_uses_running_statistics():
 
 def test_network_is_the_adaptive_net():
     assert isinstance(tiny_learner(convnet_type="memo_conv2").network, AdaptiveNet)
+
+
+def test_a_network_that_diverged_in_its_last_step_stops_with_a_sentence():
+    learner = tiny_learner(convnet_type="memo_conv2")
+    learner.begin_task()
+    with torch.no_grad():
+        next(learner.network.generalized.parameters()).fill_(torch.nan)
+    with pytest.raises(TrainingError, match=r"task 1.*lower learning rate"):
+        learner.end_task()
+
+
+def test_several_devices_train_and_evaluate_through_data_parallel(monkeypatch):
+    """The published line asks for four GPUs; here DataParallel is a stand-in that takes notes."""
+    calls = []
+
+    class NotingDataParallel(torch.nn.Module):
+        def __init__(self, module, device_ids):
+            super().__init__()
+            self.module = module
+            self.device_ids = device_ids
+
+        def forward(self, images):
+            calls.append((self.device_ids, self.module.training, len(images)))
+            return self.module(images)
+
+    monkeypatch.setattr(torch.nn, "DataParallel", NotingDataParallel)
+    learner = tiny_learner(convnet_type="memo_conv2", init_epoch=1, init_milestones=[])
+    learner.devices = [torch.device("cuda", index) for index in range(4)]
+    monkeypatch.setattr(torch, "zeros", lambda *size, device: torch.ones(*size) * 0)
+    learner.begin_task()
+    learner.train_task()
+    assert calls == [([0, 1, 2, 3], True, 32)]
+    learner.forward_all(learner.test_data, np.arange(5))
+    assert calls[1:] == [([0, 1, 2, 3], False, 5)]
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA GPUs")
+def test_data_parallel_equals_one_device_in_evaluation_mode():
+    devices = [torch.device("cuda", 0), torch.device("cuda", 1)]
+    learner = tiny_learner(convnet_type="memo_conv2", devices=devices)
+    learner.begin_task()
+    together = learner.forward_all(learner.test_data, np.arange(8))
+    learner.devices = devices[:1]
+    alone = learner.forward_all(learner.test_data, np.arange(8))
+    for ours, theirs in zip(together, alone, strict=True):
+        torch.testing.assert_close(ours, theirs)

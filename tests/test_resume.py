@@ -158,7 +158,7 @@ def test_stopped_while_herding_and_testing(config, undisturbed, tmp_path):
 def test_a_second_interrupt_leaves_at_once(config, tmp_path):
     slow = ["--batch_size", 2000, "--synthetic_train_per_class", 600]  # a step takes seconds
     program = Program(*config, *LONG, *slow, "--log_dir", tmp_path, output=tmp_path / "said")
-    program.wait_for("0/4000")
+    program.wait_for("on cpu; logs in")
     program.send(signal.SIGINT)
     program.wait_for("Ctrl-C once more leaves at once")
     program.send(signal.SIGINT)

@@ -58,13 +58,13 @@ from utils.settings import (
     number,
     or_none,
     parse_flags,
+    path,
     read_json,
     read_number,
     require,
     setting,
     several,
     table_lines,
-    text,
     whole,
 )
 
@@ -131,7 +131,7 @@ DEVICES = several(
 BACKBONE = Kind("the name of a backbone, such as memo_resnet32", _backbone)
 RUN_DIR = Kind(
     "nothing, or the folder of a run",
-    lambda value: value if value is True else text("").check(value),
+    lambda value: value if value is True else path("").check(value),
     bare=True,
 )
 AUTO_SWITCH = Kind('true, false or "auto"', _train_base, switch=True, off=True)
@@ -193,7 +193,7 @@ class Config:
         "weight of the auxiliary loss")
     skip: bool = setting(False, SWITCH,
         "do not train the first task but read it from init_checkpoint")
-    init_checkpoint: str | None = setting(None, or_none(text("the path of a checkpoint")),
+    init_checkpoint: str | None = setting(None, or_none(path("the path of a checkpoint")),
         "trained first task for skip: a run's task_1.pt, or a file in the survey's format")
 
     batch_size: int = setting(128, whole(1), "images in a training batch", section="Training")
@@ -231,9 +231,9 @@ class Config:
         decides=MACHINE)
     deterministic: bool = setting(False, SWITCH,
         "on a GPU, use only algorithms that repeat bit for bit (slower); on the CPU they all do")
-    data_dir: str = setting("./data", text("the path of a folder"),
+    data_dir: str = setting("./data", path("the path of a folder"),
         "folder of the data sets", decides=NOTHING)
-    log_dir: str = setting("./logs", text("the path of a folder"),
+    log_dir: str = setting("./logs", path("the path of a folder"),
         "folder under which every run makes its own", decides=NOTHING)
     debug: bool = setting(False, SWITCH, "put the run's folder under debug/ in log_dir",
         decides=NOTHING)
@@ -283,7 +283,7 @@ class Options:
     """What is asked of this one call of the program; no part of a run's configuration."""
 
     # fmt: off
-    config: str | None = setting(None, text("the path of a JSON file"),
+    config: str | None = setting(None, path("the path of a JSON file"),
         "JSON file with the settings of a run, such as those in exps/",
         section="This call (not keys of the JSON)")
     print_config: bool = setting(False, ACTION,
@@ -291,11 +291,11 @@ class Options:
     resume: str | bool | None = setting(None, RUN_DIR,
         "go on with the run in this folder, whose config.json is then read; without a folder, with "
         "the newest unfinished run that has the same settings")
-    evaluate: str | None = setting(None, text("the folder of a run"),
+    evaluate: str | None = setting(None, path("the folder of a run"),
         "rebuild the network from this run's task_N.pt, test it again, print the result and leave")
     task: int | None = setting(None, whole(1),
         "with --evaluate: the task N, counted from 1; else the last one saved")
-    export: str | None = setting(None, text("the path of a file to write"),
+    export: str | None = setting(None, path("the path of a file to write"),
         "with --evaluate: also write the network's plain state dict to this file")
     help: bool = setting(False, ACTION, "print this text and leave", "-h")
     # fmt: on
@@ -398,6 +398,15 @@ def _class_order_is_complete(class_order, dataset, synthetic_classes):
 def _skipping_has_something_to_start_from(skip, init_checkpoint):
     if skip and init_checkpoint is None:
         return "skip needs a trained first task to start from; give --init_checkpoint FILE"
+
+
+@rule
+def _skipping_is_for_one_class_order(seed, skip, shuffle, class_order):
+    if skip and len(seed) > 1 and shuffle and class_order is None:
+        return (
+            f"a trained first task belongs to one class order, but {len(seed)} are asked for; with "
+            "--skip give one --seed"
+        )
 
 
 @caution

@@ -17,8 +17,8 @@ The same features give the nearest-mean-of-exemplars classifier (NME): `class_me
 exemplars, then `nme_predict` for any images.
 
 Everything here takes raw features (the concatenated outputs of all specialized blocks) in
-float32 on any device and normalises them itself. There is no matrix product in this file: TF32
-cannot touch it, so herding and NME stay float32 whatever precision training uses.
+float32 on any device and normalises them itself. There is no matrix product in this file, so TF32
+cannot touch the ranking; that the features themselves are full float32 is the learner's business.
 """
 
 from collections.abc import Sequence

@@ -19,6 +19,7 @@ from a default.
 
 import inspect
 import json
+import os
 import re
 import sys
 import textwrap
@@ -114,6 +115,15 @@ def text(what: str) -> Kind:
     def check(value: Any) -> str:
         require(isinstance(value, str) and value.strip() != "" and "\0" not in value)
         return value
+
+    return Kind(what, check)
+
+
+def path(what: str) -> Kind:
+    """Any path; a leading ~ is the home folder, also where no shell has replaced it."""
+
+    def check(value: Any) -> str:
+        return os.path.expanduser(text(what).check(value))
 
     return Kind(what, check)
 
