@@ -298,11 +298,12 @@ def _read(path: str | Path, remedy: str = "; copy or make it again, or give anot
             file.seek(0)
             with torch.serialization.safe_globals(_SAFE_GLOBALS):
                 return torch.load(file, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise CheckpointError(
-            f"cannot read the checkpoint {path}: {error.strerror or error}"
-        ) from error
     except Exception as error:  # damaged bytes may show up as any exception at all
+        # ... EINVAL included, when they say that something lies before the start of the file.
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:
+            raise CheckpointError(
+                f"cannot read the checkpoint {path}: {error.strerror or error}"
+            ) from error
         raise CheckpointError(
             f"{path} is damaged or is no checkpoint ({reason}){remedy}"
         ) from error

@@ -8,7 +8,9 @@ Nothing in the run's folder is changed, so a run that is still going can be look
 """
 
 import csv
+import errno
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +122,8 @@ def _load(folder: Path, task: int | None) -> dict[str, Any]:
 def _export(path: Path, saved: dict[str, Any]) -> str:
     """Write the plain state dict; say what must be known to load it."""
     try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         save_state_dict(path, saved["network"])
     except OSError as error:
         raise CheckpointError(
