@@ -12,12 +12,18 @@ Settings come from defaults, then a JSON file (`--config FILE`, else exps/{model
 the flags typed. `--help` lists them; `--print_config` shows what a command line amounts to, without
 running it, and its output is itself a file for `--config`.
 
+A run can be ended at any moment and taken up again: `--resume` goes on with the newest unfinished
+run that has the same settings, `--resume DIR` with the one in that folder. `--evaluate DIR` tests a
+run's network again, and `--export FILE` with it writes the network's weights.
+
 Exit codes: 0 done; 1 the run could not go on (a full disk, a loss that became infinite); 2 the
-settings, the data or a checkpoint cannot be used; 130 interrupted. One message on stderr says what
+settings, the data, a checkpoint or a run's folder cannot be used; 3 `--max_minutes` were over; 130
+Ctrl-C; 143 SIGTERM. After 3, 130 and 143 the run has been saved. One message on stderr says what
 and where. Suspicious but legal settings give warnings on stderr, and the run goes on.
 """
 
 import sys
+import time
 from collections.abc import Sequence
 
 from utils.config import ConfigError, help_text, load_config
@@ -25,6 +31,7 @@ from utils.config import ConfigError, help_text, load_config
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program with the words of a command line; return its exit code."""
+    started = time.monotonic()
     try:
         config, warnings, options = load_config(sys.argv[1:] if argv is None else argv)
     except ConfigError as error:
@@ -41,18 +48,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Imported here, because torch takes seconds: mistakes and --print_config are answered at once.
     from models.base import TrainingError
     from utils.checkpoint import CheckpointError
+    from utils.control import FolderInUseError, Stopped
     from utils.data import DataError
+    from utils.evaluation import evaluate_run
     from utils.experiment import run
     from utils.logbook import TensorBoardError
 
     try:
-        run(config)
-    except (DataError, CheckpointError, TensorBoardError) as error:
+        if options.evaluate is not None:
+            sys.stdout.write(evaluate_run(config, options.evaluate, options.task, options.export))
+        else:
+            run(config, options.resume, started)
+    except (DataError, CheckpointError, FolderInUseError, TensorBoardError) as error:
         return _leave(error, 2)
-    except (TrainingError, OSError) as error:
+    except TrainingError as error:
         return _leave(error, 1)
+    except OSError as error:
+        what = f"{error.filename}: {error.strerror}" if error.filename else error
+        return _leave(
+            f"{what}; make room or give another --log_dir (checkpoints written before are kept, "
+            "and --resume goes on from the last one)",
+            1,
+        )
+    except Stopped as stop:
+        return stop.exit_code
     except KeyboardInterrupt:
-        return _leave("interrupted; what finished tasks left is in the run's folder", 130)
+        return _leave("interrupted; --resume goes on from the last checkpoint", 130)
     return 0
 
 

@@ -22,6 +22,7 @@ from torch import nn
 
 from utils.blocks import BlockRecorder
 from utils.config import Config
+from utils.control import Control
 from utils.data_manager import DataManager
 from utils.exemplars import ExemplarMemory, class_means, herd, nme_predict
 from utils.loader import ResidentLoader
@@ -81,6 +82,8 @@ class Learner(ABC):
             config.memory_size, config.fixed_memory, config.memory_per_class
         )
         self.task = -1
+        # Asked after every training step and epoch; the experiment puts its own here.
+        self.control = Control()
         # What the logbook shows of training, all plain values: a line per epoch (the columns of
         # training.csv), and per task the lengths of the classifier's rows before and after
         # alignment. A run that is taken up again goes on with the lists of its checkpoint.
@@ -125,6 +128,45 @@ class Learner(ABC):
         self.weight_norms = list(records["weight_norms"])
         if self.blocks and records["blocks"]:
             self.blocks.load_state_dict(records["blocks"], self.network.path())
+
+    # -- between runs of the program ---------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that a new learner needs to go on from here, in tensors and plain values.
+
+        Raises:
+            TrainingError: the network holds numbers that are not finite: nothing to go on from.
+        """
+        network = self.network.state_dict()
+        finite = [v.isfinite().all() for v in network.values() if v.is_floating_point()]
+        if not torch.stack(finite).all():
+            raise TrainingError(
+                f"the network's weights are not finite in task {self.task + 1}: try a lower "
+                f"--{'init_lr' if self.task == 0 else 'lrate'}"
+            )
+        return {
+            "task": self.task,
+            "network": network,
+            "exemplars": self.memory.state_dict(),
+            "generator": self.generator.get_state(),
+            "generator_device": self.generator.device.type,
+            "records": self.records(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back, in a new learner, what `state_dict` gave.
+
+        On another type of device the data path's random numbers are others from here on.
+        """
+        for _ in range(state["task"] + 1):
+            self.begin_task()
+        self.network.load_state_dict(state["network"])
+        self.memory.load_state_dict(state["exemplars"])
+        if state["generator_device"] == self.generator.device.type:
+            self.generator.set_state(state["generator"])
+        else:
+            self.generator.manual_seed(self.config.torch_seed + 1 + self.task)
+        self.load_records(state["records"])
 
     # -- with gradients ----------------------------------------------------------------------------
 

@@ -16,8 +16,9 @@ it through the frozen blocks as well as through the newest one.
 """
 
 import logging
-import math
 import time
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -35,12 +36,30 @@ log = logging.getLogger("memo")
 MOMENTUM = 0.9
 
 
+@dataclass
+class Training:
+    """Where the training of a task stands; a checkpoint can be made after any step."""
+
+    optimizer: torch.optim.Optimizer
+    scheduler: LRScheduler
+    losses: torch.Tensor  # (steps of an epoch, 3): what `training_step` gave in this epoch
+    epoch: int = 0  # epochs done
+    step: int = 0  # steps done in the epoch after those
+    order: torch.Tensor | None = None  # in which that epoch shows the images, once it has begun
+    seconds: float = 0.0  # spent on that epoch
+
+    def next_epoch(self) -> None:
+        """Note that an epoch is over."""
+        self.epoch, self.step, self.order, self.seconds = self.epoch + 1, 0, None, 0.0
+
+
 class Memo(Learner):
     """The learner; see the module's docstring."""
 
     def __init__(self, config, tasks, train_data, test_data, devices):
         super().__init__(config, tasks, train_data, test_data, devices)
         self.network = AdaptiveNet(config.convnet_type).to(devices[0])
+        self.training: Training | None = None  # while a task is being trained
 
     def begin_task(self) -> None:
         """Grow the network for the next task's classes."""
@@ -48,7 +67,14 @@ class Memo(Learner):
         self.network.grow(self.seen_classes - self.known_classes)
 
     def train_task(self) -> None:
-        """Train on the task, or, for the first one under --skip, load what was trained before."""
+        """Train on the task, or, for the first one under --skip, load what was trained before.
+
+        Goes on where `load_state_dict` left it.
+
+        Raises:
+            TrainingError: the loss became infinite or NaN.
+            Stopped: the run was asked to stop, and was saved.
+        """
         config, first = self.config, self.task == 0
         if first and config.skip:
             accuracy = load_first_task(
@@ -61,13 +87,10 @@ class Memo(Learner):
         indices = self.training_indices()
         epochs = config.init_epoch if first else config.epochs
         steps = self.train_data.num_batches(len(indices), config.batch_size)
-        self.set_modes()
-        optimizer = self.make_optimizer()
-        scheduler = self.make_scheduler(optimizer)
+        training = self.training = self.training or self.begin_training()
         network = self.parallel_network()
-        if self.blocks:
-            self.blocks.begin_task(self.task + 1, self.network.path())
         with tqdm(
+            initial=training.epoch * steps + training.step,
             total=epochs * steps,
             desc=f"task {self.task + 1}/{self.tasks.num_tasks}",
             unit="step",
@@ -75,25 +98,34 @@ class Memo(Learner):
             dynamic_ncols=True,
             disable=None,  # no bar where stderr is no terminal: main.log has a line per epoch
         ) as bar:
-            for epoch in range(1, epochs + 1):
-                begin = time.perf_counter()
+            while training.epoch < epochs:
+                begin = time.perf_counter() - training.seconds
                 self.set_modes()
-                # Sums over the epoch stay on the device and are read once, at its end.
-                sums = torch.zeros(3, device=self.devices[0])
+                if training.order is None:
+                    training.order = self.train_data.draw_order(len(indices), self.generator)
                 for images, targets in self.train_data.train_epoch(
-                    indices, config.batch_size, self.generator
+                    indices, config.batch_size, self.generator, training.order, training.step
                 ):
-                    sums += self.training_step(network, optimizer, images, targets)
+                    # The losses stay on the device and are read once, at the end of the epoch.
+                    training.losses[training.step] = self.training_step(
+                        network, training.optimizer, images, targets
+                    )
                     if self.blocks:
                         self.blocks.after_step()
+                    training.step += 1
+                    training.seconds = time.perf_counter() - begin
                     bar.update()
-                rate = scheduler.get_last_lr()[0]
-                scheduler.step()
-                means = (sums / len(indices)).tolist()
+                    self.control.after_step()
+                losses = self.finite_losses(training)
+                rate = training.scheduler.get_last_lr()[0]
+                training.scheduler.step()
                 seconds = time.perf_counter() - begin
+                training.next_epoch()
                 if self.blocks:
                     self.blocks.end_epoch()
-                self.report_epoch(bar, epoch, epochs, rate, means, seconds)
+                means = (losses.sum(dim=0) / len(indices)).tolist()
+                self.report_epoch(bar, training.epoch, epochs, rate, means, seconds)
+                self.control.after_epoch(training.epoch)
 
     def end_task(self) -> None:
         """Align the classifier (from the second task on), then choose the exemplars."""
@@ -103,8 +135,81 @@ class Memo(Learner):
             log.debug("task %d: weight alignment, gamma = %.4f", self.task + 1, gamma)
         self.weight_norms.append({**norms, "after": self.network.row_norms()})
         self.build_memory()
+        self.training = None
+
+    # -- between runs of the program ---------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that a new learner needs to go on from here, in tensors and plain values.
+
+        Raises:
+            TrainingError: the loss or the network is not finite: nothing to go on from.
+        """
+        training = self.training
+        if training is None:
+            return {**super().state_dict(), "training": None}
+        losses = self.finite_losses(training)
+        scheduler = training.scheduler.state_dict()
+        scheduler.pop("milestones", None)  # a Counter; the settings have them
+        return {
+            **super().state_dict(),
+            "training": {
+                "optimizer": training.optimizer.state_dict(),
+                "scheduler": scheduler,
+                "losses": losses,
+                "epoch": training.epoch,
+                "step": training.step,
+                "order": training.order,
+                "seconds": training.seconds,
+            },
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back, in a new learner, what `state_dict` gave."""
+        super().load_state_dict(state)
+        saved = state["training"]
+        if saved is None:
+            return
+        training = self.training = self.begin_training()
+        self.load_records(state["records"])  # which the beginning of training has begun anew
+        training.optimizer.load_state_dict(saved["optimizer"])
+        training.scheduler.load_state_dict(saved["scheduler"])
+        training.losses[: saved["step"]] = saved["losses"].to(training.losses.device)
+        training.epoch, training.step = saved["epoch"], saved["step"]
+        training.seconds = saved["seconds"]
+        if saved["order"] is not None:
+            training.order = saved["order"].to(self.devices[0])
 
     # -- the parts of training ---------------------------------------------------------------------
+
+    def begin_training(self) -> Training:
+        """Return the start of a task's training: fresh optimiser, fresh schedule."""
+        self.set_modes()
+        if self.blocks:
+            self.blocks.begin_task(self.task + 1, self.network.path())
+        optimizer = self.make_optimizer()
+        steps = self.train_data.num_batches(len(self.training_indices()), self.config.batch_size)
+        losses = torch.zeros(steps, 3, device=self.devices[0])
+        return Training(optimizer, self.make_scheduler(optimizer), losses)
+
+    def finite_losses(self, training: Training) -> torch.Tensor:
+        """Return the losses of the epoch so far, (steps, 3) on the CPU.
+
+        Raises:
+            TrainingError: one is infinite or NaN; the message says in which step that began.
+        """
+        losses = training.losses[: training.step].cpu()
+        finite = losses.isfinite().all(dim=1)
+        if finite.all():
+            return losses
+        config, first = self.config, self.task == 0
+        raise TrainingError(
+            f"the loss became infinite or NaN in task {self.task + 1}, epoch {training.epoch + 1} "
+            f"of {config.init_epoch if first else config.epochs}, step "
+            f"{int(finite.int().argmin()) + 1} of {len(training.losses)}, at learning rate "
+            f"{training.scheduler.get_last_lr()[0]:g}: try a lower "
+            f"--{'init_lr' if first else 'lrate'}, and see that the images are what they should be"
+        )
 
     def set_modes(self) -> None:
         """Put every block in the state that this task trains it in."""
@@ -181,18 +286,9 @@ class Memo(Learner):
         means: list[float],
         seconds: float,
     ) -> None:
-        """Log and keep an epoch; evaluate if `eval_every` says so.
-
-        Raises:
-            TrainingError: the loss is not finite.
-        """
+        """Log and keep an epoch; evaluate if `eval_every` says so."""
         loss_clf, loss_aux, accuracy = means
         loss = loss_clf + self.config.alpha_aux * loss_aux
-        if not math.isfinite(loss):
-            raise TrainingError(
-                f"the loss became {loss} in task {self.task + 1}, epoch {epoch} of {epochs}, at "
-                f"learning rate {rate:g}: try a lower --{'init_lr' if self.task == 0 else 'lrate'}"
-            )
         top1, test = None, ""
         every = self.config.eval_every
         if every and epoch % every == 0 and epoch < epochs:

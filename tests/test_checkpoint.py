@@ -3,6 +3,7 @@
 import errno
 import os
 import pickle
+import random
 import zipfile
 
 import numpy as np
@@ -10,12 +11,19 @@ import pytest
 import torch
 
 import convs
+from utils import checkpoint
 from utils.checkpoint import (
+    NEWEST,
+    PREVIOUS,
     CheckpointError,
     load_first_task,
+    load_run,
     load_survey_checkpoint,
     load_task_checkpoint,
+    random_state,
+    save_run,
     save_task_checkpoint,
+    set_random_state,
 )
 from utils.inc_net import AdaptiveNet
 
@@ -65,6 +73,89 @@ def equal(a, b) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
+# a run's checkpoints
+
+
+def run_content(step=1):
+    keys = ("config", "machine", "learner", "progress", "random", "log_bytes")
+    return {**{key: {} for key in keys}, "learner": {"step": step, "weights": torch.randn(1000)}}
+
+
+def test_the_newest_checkpoint_and_the_one_before_are_kept(tmp_path):
+    assert load_run(tmp_path) == (None, None)
+    for step in (1, 2, 3):
+        save_run(tmp_path, run_content(step))
+        content, warning = load_run(tmp_path)
+        assert (content["learner"]["step"], warning) == (step, None)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [NEWEST, PREVIOUS]
+    assert torch.load(tmp_path / PREVIOUS, weights_only=True)["learner"]["step"] == 2
+    # Killed between the two renames: only the previous one is left, and nothing is damaged.
+    (tmp_path / NEWEST).unlink()
+    content, warning = load_run(tmp_path)
+    assert (content["learner"]["step"], warning) == (2, None)
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_a_run_s_checkpoint_on_a_full_disk(tmp_path, monkeypatch, step):
+    save_run(tmp_path, run_content(1))
+
+    def full(*_args):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, step, full)
+        with pytest.raises(OSError, match=r"No space left on device: .*checkpoint.pt"):
+            save_run(tmp_path, run_content(2))
+    assert [p.name for p in tmp_path.iterdir()] == [NEWEST]
+    assert load_run(tmp_path)[0]["learner"]["step"] == 1
+
+
+def test_what_does_not_read_back_does_not_count(tmp_path, monkeypatch):
+    save_run(tmp_path, run_content(1))
+    write = checkpoint.write_file
+
+    def corrupt(path, content):
+        content = bytearray(content)
+        content[len(content) // 2] ^= 1
+        write(path, bytes(content))
+
+    monkeypatch.setattr(checkpoint, "write_file", corrupt)
+    with pytest.raises(OSError, match="does not read back"):
+        save_run(tmp_path, run_content(2))
+    assert load_run(tmp_path)[0]["learner"]["step"] == 1
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(tmp_path):
+    save_run(tmp_path, run_content(1))
+    (tmp_path / NEWEST).write_bytes((tmp_path / NEWEST).read_bytes()[:3000])
+    with pytest.raises(CheckpointError, match=r"checkpoint.pt is damaged.*no good checkpoint"):
+        load_run(tmp_path)
+    (tmp_path / NEWEST).unlink()
+    save_run(tmp_path, run_content(1))
+    save_run(tmp_path, run_content(2))
+    torch.save({"format": "memo-run-1"}, tmp_path / NEWEST)
+    content, warning = load_run(tmp_path)
+    assert content["learner"]["step"] == 1
+    assert "checkpoint.pt is a run's checkpoint without config" in warning
+    assert "checkpoint_previous.pt" in warning
+    torch.save({"format": "else"}, tmp_path / PREVIOUS)
+    with pytest.raises(CheckpointError, match=r"checkpoint.pt.*checkpoint_previous.pt is not a"):
+        load_run(tmp_path)
+
+
+def test_every_random_generator_returns(tmp_path):
+    def draw():
+        return random.random(), random.gauss(0, 1), np.random.normal(), torch.rand(2).tolist()
+
+    random.gauss(0, 1)  # these keep a second number for the next call
+    np.random.normal()
+    save_run(tmp_path, {**run_content(), "random": random_state()})
+    expected = [draw() for _ in range(3)]
+    content, _ = load_run(tmp_path)
+    set_random_state(content["random"])
+    assert [draw() for _ in range(3)] == expected
+
+
 # our own format
 
 
@@ -106,21 +197,21 @@ def test_a_full_disk_leaves_the_old_checkpoint(tmp_path, monkeypatch, step):
 
     with monkeypatch.context() as patch:
         patch.setattr(os, step, full)
-        with pytest.raises(CheckpointError, match=r"task_1.pt: No space left on device; make room"):
+        with pytest.raises(OSError, match=r"No space left on device: .*task_1.pt"):
             save_task_checkpoint(path, {"task": 2})
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["task_1.pt"]
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(CheckpointError, match=r"cannot write.*gone.*No such file"):
+    with pytest.raises(FileNotFoundError, match=r"No such file.*gone"):
         save_task_checkpoint(tmp_path / "gone" / "task_1.pt", {"task": 1})
 
 
 # files that cannot be read
 
 
-@pytest.mark.parametrize("keep", [0, 1, 100, 0.5, 0.99])
+@pytest.mark.parametrize("keep", [0, 1, 100, 5000, 0.5, 0.99])
 def test_truncated_files_are_named(tmp_path, keep):
     path = tmp_path / "task_1.pt"
     save_task_checkpoint(path, task_payload(grown(4)))

@@ -16,6 +16,7 @@ from utils.config import (
     SETTINGS,
     Config,
     ConfigError,
+    changed_keys,
     help_text,
     load_config,
     markdown_table,
@@ -110,6 +111,9 @@ OTHER_VALUES = {  # for every setting, a flag and the JSON value it stands for
     "eval_every": ("--eval_every 10", 10),
     "tensorboard": ("--tensorboard", True),
     "record_blocks": ("--record_blocks", True),
+    "deterministic": ("--deterministic", True),
+    "checkpoint_every": ("--checkpoint_every 5", 5),
+    "max_minutes": ("--max_minutes 7.5", 7.5),
 }
 
 
@@ -331,6 +335,9 @@ BAD_JSON_VALUES = [  # key, wrong value, what the message says would be right
     ("eval_every", -1, "a whole number of at least 0"),
     ("tensorboard", "yes", "true or false"),
     ("record_blocks", 1, "true or false"),
+    ("deterministic", "yes", "true or false"),
+    ("checkpoint_every", 0.5, "a whole number of at least 0"),
+    ("max_minutes", -1, "a number of at least 0"),
 ]
 
 
@@ -487,6 +494,55 @@ def test_mistakes_in_flags_are_told_beside_an_unusable_file(tmp_path):
     with pytest.raises(ConfigError) as caught:
         load_config(["--config", str(tmp_path), "-ms", "x"])
     assert len(caught.value.problems) == 2
+
+
+# --- Going on with a run, testing one -------------------------------------------------------------
+
+
+@pytest.fixture
+def run_dir(tmp_path):
+    """Return the folder of a run: its settings are all that is read here."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text('{"batch_size": 32, "lrate": 0.3, "_torch": "2"}')
+    return tmp_path / "run"
+
+
+@pytest.mark.parametrize("flag", ["--resume", "--evaluate"])
+def test_the_settings_of_a_run_come_from_its_folder(flag, run_dir, tmp_path):
+    config, _, options = load_config([flag, str(run_dir), "--lrate", "0.4"])
+    assert (config.batch_size, config.lrate) == (32, 0.4)
+    assert getattr(options, flag.removeprefix("--")) == str(run_dir)
+    (tmp_path / "y.json").write_text('{"batch_size": 8}')
+    config, _, _ = load_config([flag, str(run_dir), "--config", str(tmp_path / "y.json")])
+    assert (config.batch_size, config.lrate) == (8, 0.1)
+
+
+def test_resume_without_a_folder(load):
+    config, _, options = load("--resume --lrate 0.3", batch_size=64)
+    assert options.resume is True
+    assert (config.batch_size, config.lrate) == (64, 0.3)
+    assert load("")[2].resume is None
+
+
+def test_every_setting_says_what_it_decides():
+    decides = {each.decides for each in SETTINGS.values()}
+    assert decides == {"results", "machine", "nothing"}
+    harmless = {key for key, each in SETTINGS.items() if each.decides == "nothing"}
+    assert harmless == {
+        "stop_after_task", "data_dir", "log_dir", "debug", "eval_every", "tensorboard",
+        "record_blocks", "checkpoint_every", "max_minutes",
+    }  # fmt: skip
+
+
+def test_changed_keys_are_those_that_decide_results():
+    now = Config(lrate=0.2, log_dir="elsewhere", device=[0], max_minutes=5, seed=[7]).to_dict()
+    assert changed_keys(Config().to_dict(), now) == ["seed", "lrate"]
+    assert changed_keys(now, now) == []
+    # A key that an older program did not have counts as its default.
+    before = Config().to_dict()
+    del before["deterministic"]
+    assert changed_keys(before, Config().to_dict()) == []
+    assert changed_keys(before, Config(deterministic=True).to_dict()) == ["deterministic"]
 
 
 # --- What is warned of ----------------------------------------------------------------------------

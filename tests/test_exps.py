@@ -22,6 +22,9 @@ NOT_IN_FILES = {
     "tensorboard",
     "record_blocks",
     "stop_after_task",
+    "checkpoint_every",
+    "max_minutes",
+    "deterministic",
     "skip",
     "init_checkpoint",
 }

@@ -29,6 +29,8 @@ FILES = {
     "per_class.csv",
     "training.csv",
     "weight_norms.csv",
+    "checkpoint.pt",
+    "checkpoint_previous.pt",
 } | {
     f"{name}.{file_format}"
     for name in ("curves", "accuracy_matrix", "confusion", "training", "weight_norms")

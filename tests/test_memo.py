@@ -311,7 +311,9 @@ def test_a_loss_that_is_not_finite_stops_with_a_sentence():
         convnet_type="memo_conv2", init_epoch=2, init_lr=1e30, init_milestones=()
     )
     learner.begin_task()
-    with pytest.raises(TrainingError, match=r"task 1, epoch \d of 2, at learning rate 1e\+30"):
+    with pytest.raises(
+        TrainingError, match=r"task 1, epoch 2 of 2, step 1 of 1, at learning rate 1e\+30"
+    ):
         learner.train_task()
 
 

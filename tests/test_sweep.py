@@ -62,16 +62,30 @@ def test_every_file_is_run_with_the_flags(files, ran):
     assert main([*files, "-d", "-1", "--seed", "1993", "1"]) == 0
     commands, _ = ran
     assert [words[3] for words in commands] == files
-    assert all(words[4:] == ["-d", "-1", "--seed", "1993", "1"] for words in commands)
+    given = ["-d", "-1", "--seed", "1993", "1"]
+    assert all(words[4:] == [*given, "--resume"] for words in commands)
 
 
 def test_finished_seeds_are_left_out(files, ran, tmp_path):
     fake_run(tmp_path / "logs" / "x", TEN, increment=10, log_dir=str(tmp_path / "logs"))
     assert main([*files, "--seed", "1993", "1"]) == 0
     commands, _ = ran
-    assert [words[-2:] for words in commands] == [["--seed", "1"], ["1993", "1"]]
+    assert [words[-3:] for words in commands] == [
+        ["--resume", "--seed", "1"],
+        ["1993", "1", "--resume"],
+    ]
     assert main([files[0]]) == 0
     assert len(commands) == 2
+
+
+def test_a_call_that_has_begun_is_resumed_with_all_its_seeds(files, ran, tmp_path):
+    logs = {"log_dir": str(tmp_path / "logs")}
+    folder = fake_run(tmp_path / "logs" / "x", TEN, increment=10, **logs)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "_seeds": [1993, 1]}))
+    assert main([files[0], "--seed", "1993", "1"]) == 0
+    commands, _ = ran
+    assert commands[0][-3:] == ["1993", "1", "--resume"]
 
 
 def test_a_failure_does_not_keep_the_others_from_running(files, ran):

@@ -1,4 +1,8 @@
-"""Trained networks on disk: a file after every task, and files that a first task can start from.
+"""What is kept on disk: a run's checkpoints, a file after every task, trained first tasks to read.
+
+**A run's checkpoint** (`save_run`, `load_run`) is all that is needed to go on from any training
+step as if nothing had happened. The newest is checkpoint.pt, the one before it
+checkpoint_previous.pt; a new one is read back before it takes their place.
 
 **Our own task checkpoint** is one dict of plain values (tensors, numbers, strings, lists, dicts),
 so that `torch.load(path, weights_only=True)` reads it and no code can hide in it:
@@ -12,15 +16,20 @@ so that `torch.load(path, weights_only=True)` reads it and no code can hide in i
     exemplars      one int64 tensor per class: indices into the training set, in herding order
     test_accuracy  top-1 of the classifier after this task, percent
 
-It is written to a temporary file beside it, flushed to the disk and renamed, so that a file of
-that name is always whole. Reading checks the CRC-32 sums inside it, which torch.load does not.
+Both are plain values, written to a temporary file beside it, flushed to the disk and renamed, so
+that a file of that name is always whole. Reading checks the CRC-32 sums inside it, which torch.load
+does not.
 
 **The survey's release** (Zhou et al., "Class-Incremental Learning: A Survey") of trained first
 tasks is a dict of `convnet` (a whole network's state dict), `fc` (its classifier's) and `test_acc`
 (percent, a NumPy scalar, for which exactly NumPy's scalar and dtype classes are let through).
 """
 
+import contextlib
+import errno
 import io
+import os
+import random
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,10 +40,13 @@ import torch
 from torch import Tensor
 
 import convs
-from utils.files import write_file
+from utils.files import named, sync_folder, write_file
 from utils.inc_net import AdaptiveNet, state_mismatch
 
 FORMAT = "memo-task-1"
+RUN_FORMAT = "memo-run-1"
+NEWEST, PREVIOUS = "checkpoint.pt", "checkpoint_previous.pt"
+_RUN_KEYS = ("config", "machine", "learner", "progress", "random", "log_bytes")
 _KEYS = ("convnet_type", "task", "task_sizes", "class_order", "network")
 
 # How a pickle spells a NumPy scalar: a function and its dtype. NumPy 1 and 2 keep the function in
@@ -65,22 +77,124 @@ def save_task_checkpoint(path: str | Path, payload: dict[str, Any]) -> None:
     """Write a task checkpoint atomically; `format` is added to the payload.
 
     Raises:
-        CheckpointError: the file cannot be written; an older file of that name is untouched.
+        OSError: the file cannot be written; an older file of that name is untouched.
         TypeError: something in the payload would not load with weights_only=True.
     """
-    path = Path(path)
-    payload = {"format": FORMAT, **payload}
-    _require_plain(payload, "payload")
+    _write(Path(path), {"format": FORMAT, **payload})
+
+
+def save_state_dict(path: Path, network: dict[str, Tensor]) -> None:
+    """Write a network's weights alone, for `torch.load(path, weights_only=True)` anywhere.
+
+    Raises:
+        OSError: the file cannot be written; an older file of that name is untouched.
+    """
+    _write(path, dict(network))
+
+
+def save_run(folder: Path, content: dict[str, Any]) -> None:
+    """Make `content` the newest checkpoint of a run; the newest so far becomes the previous one.
+
+    Raises:
+        OSError: it cannot be written, or does not read back; the other checkpoints are untouched.
+        TypeError: something in it would not load with weights_only=True.
+    """
+    fresh, newest = folder / "checkpoint_new.pt", folder / NEWEST
+    try:
+        _write(fresh, {"format": RUN_FORMAT, **content})
+        if not _is_whole(fresh):
+            raise OSError(errno.EIO, "what was written does not read back", str(fresh))
+        if newest.exists():
+            os.replace(newest, folder / PREVIOUS)
+        os.replace(fresh, newest)
+        sync_folder(folder)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            fresh.unlink()
+        raise named(error, newest) from error
+
+
+def load_run(folder: Path) -> tuple[dict[str, Any] | None, str | None]:
+    """Read a run's newest good checkpoint; all tensors are on the CPU.
+
+    Returns:
+        what `save_run` was given, or None if the run has no checkpoint yet; and a sentence for the
+        user where the newest is bad and this is the one before it, or None.
+
+    Raises:
+        CheckpointError: there are checkpoints, but none can be used.
+    """
+    newest, previous = folder / NEWEST, folder / PREVIOUS
+    if not newest.exists() and not previous.exists():
+        return None, None
+    try:
+        # A run killed between the two renames of `save_run` has only a previous one: no damage.
+        return _as_run(newest if newest.exists() else previous), None
+    except CheckpointError as bad:
+        if not (newest.exists() and previous.exists()):
+            raise CheckpointError(f"{bad}; {_BEGIN_AGAIN.format(folder)}") from bad
+        try:
+            content = _as_run(previous)
+        except CheckpointError as worse:
+            raise CheckpointError(f"{bad}; {worse}; {_BEGIN_AGAIN.format(folder)}") from worse
+        return content, f"{bad}; going on from the one before it, {previous}"
+
+
+_BEGIN_AGAIN = (
+    "no good checkpoint is left in {0}: put a copy back, or delete it to begin this run again"
+)
+
+
+def _as_run(path: Path) -> dict[str, Any]:
+    content = _read(path, remedy="")
+    if not isinstance(content, dict) or content.get("format") != RUN_FORMAT:
+        raise CheckpointError(
+            f"{path} is not a run's checkpoint of this program (format = {RUN_FORMAT!r})"
+        )
+    missing = [key for key in _RUN_KEYS if key not in content]
+    if missing:
+        raise CheckpointError(f"{path} is a run's checkpoint without {', '.join(missing)}")
+    return content
+
+
+def random_state() -> dict[str, Any]:
+    """Return the state of every global random generator, as a checkpoint can hold it."""
+    version, numbers, gauss = random.getstate()
+    name, keys, *rest = np.random.get_state()
+    return {
+        "python": [version, list(numbers), gauss],
+        "numpy": [name, torch.from_numpy(keys.astype(np.int64)), *rest],
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
+    }
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    """Take back what `random_state` gave; GPUs that are not here any more are left out."""
+    version, numbers, gauss = state["python"]
+    random.setstate((version, tuple(numbers), gauss))
+    name, keys, *rest = state["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
+    torch.set_rng_state(state["torch"])
+    for index, of_device in enumerate(state["cuda"][: torch.cuda.device_count()]):
+        torch.cuda.set_rng_state(of_device, index)
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    _require_plain(content, "payload")
     # Through memory, so that a full disk is an OSError here rather than an error inside torch.
     buffer = io.BytesIO()
-    torch.save(payload, buffer)
+    torch.save(content, buffer)
+    write_file(path, buffer.getbuffer())
+
+
+def _is_whole(path: Path) -> bool:
+    """Return whether every checksum inside a file of torch.save holds."""
     try:
-        write_file(path, buffer.getbuffer())
-    except OSError as error:
-        raise CheckpointError(
-            f"cannot write the checkpoint {path}: {error.strerror or error}; make room or give "
-            "another --log_dir"
-        ) from error
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except zipfile.BadZipFile:
+        return False
 
 
 def load_task_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -171,7 +285,7 @@ def _start(class_order: Sequence[int]) -> str:
     return ", ".join(map(str, class_order[:4])) + ", ..."
 
 
-def _read(path: str | Path) -> Any:
+def _read(path: str | Path, remedy: str = "; copy or make it again, or give another file") -> Any:
     """Read any file of torch.save, without running code from it."""
     reason = "it is cut short or of another kind"
     try:
@@ -184,14 +298,14 @@ def _read(path: str | Path) -> Any:
             file.seek(0)
             with torch.serialization.safe_globals(_SAFE_GLOBALS):
                 return torch.load(file, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise CheckpointError(
-            f"cannot read the checkpoint {path}: {error.strerror or error}"
-        ) from error
     except Exception as error:  # damaged bytes may show up as any exception at all
+        # ... EINVAL included, when they say that something lies before the start of the file.
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:
+            raise CheckpointError(
+                f"cannot read the checkpoint {path}: {error.strerror or error}"
+            ) from error
         raise CheckpointError(
-            f"{path} is damaged or is no checkpoint ({reason}); copy or make it again, or give "
-            "another file"
+            f"{path} is damaged or is no checkpoint ({reason}){remedy}"
         ) from error
 
 

@@ -14,8 +14,11 @@ Where values come from, the later winning:
 
 The files in exps/ hold every setting that a result depends on. They leave out where and how it is
 computed and watched, or where it starts and stops: device, num_workers, data_dir, log_dir, debug,
-eval_every, tensorboard, record_blocks, stop_after_task, skip, init_checkpoint, and for real data
-the synthetic_... settings.
+eval_every, tensorboard, record_blocks, stop_after_task, checkpoint_every, max_minutes,
+deterministic, skip, init_checkpoint, and for real data the synthetic_... settings.
+
+A setting also says what it decides (`decides=`): the results, which a resumed run must not change;
+the machine, whose change is a warning; or nothing that is measured, which may change.
 
 Nothing is used before all of it has been checked, and every mistake found is reported in one
 message (`ConfigError`). The check needs no torch, so it answers at once.
@@ -38,6 +41,9 @@ from utils.catalog import BACKBONES, DATASETS, METHODS, READABLE_DATASETS, find_
 from utils.data_manager import split_classes
 from utils.settings import (
     ACTION,
+    MACHINE,
+    NOTHING,
+    RESULTS,
     SWITCH,
     WHOLE_FILE,
     Given,
@@ -128,6 +134,11 @@ DEVICES = several(
 )
 BACKBONE = Kind("the name of a backbone, such as memo_resnet32", _backbone)
 AUTO_MEMORY = Kind(f'{whole(0).what}, or "auto"', _memory_size, read_number)
+RUN_DIR = Kind(
+    "nothing, or the folder of a run",
+    lambda value: value if value is True else path("").check(value),
+    bare=True,
+)
 AUTO_SWITCH = Kind('true, false or "auto"', _train_base, switch=True, off=True)
 
 
@@ -169,7 +180,7 @@ class Config:
     torch_seed: int = setting(1, SEED,
         "seed of everything else: weights, batches, augmentation")
     stop_after_task: int = setting(0, whole(0),
-        "stop after this task, counted from 1; 0 runs them all")
+        "stop after this task, counted from 1; 0 runs them all", decides=NOTHING)
 
     memory_size: int = setting(3312, AUTO_MEMORY,
         "exemplars kept in all, shared evenly by the classes seen; `auto` keeps what the protocol "
@@ -220,20 +231,34 @@ class Config:
 
     device: list[int] = setting([], DEVICES,
         "GPU ids; several share each batch (DataParallel); -1 is the CPU; [] (in JSON) is the "
-        "first GPU, or the CPU where there is none", "-d", section="Machine and logs")
+        "first GPU, or the CPU where there is none", "-d", section="Machine and logs",
+        decides=MACHINE)
     num_workers: int = setting(4, whole(0, 1024),
-        "processes that read images from files; data sets held in memory use none")
+        "processes that read images from files; data sets held in memory use none",
+        decides=MACHINE)
+    deterministic: bool = setting(False, SWITCH,
+        "on a GPU, use only algorithms that repeat bit for bit (slower); on the CPU they all do")
     data_dir: str = setting("./data", path("the path of a folder"),
-        "folder of the data sets")
+        "folder of the data sets", decides=NOTHING)
     log_dir: str = setting("./logs", path("the path of a folder"),
-        "folder under which every run makes its own")
-    debug: bool = setting(False, SWITCH, "put the run's folder under debug/ in log_dir")
+        "folder under which every run makes its own", decides=NOTHING)
+    debug: bool = setting(False, SWITCH, "put the run's folder under debug/ in log_dir",
+        decides=NOTHING)
     eval_every: int = setting(0, whole(0),
-        "also test every so many epochs inside a task; 0 tests after each task only")
+        "also test every so many epochs inside a task; 0 tests after each task only",
+        decides=NOTHING)
     tensorboard: bool = setting(False, SWITCH,
-        "also write the curves for TensorBoard, which must be installed, into the run's folder")
+        "also write the curves for TensorBoard, which must be installed, into the run's folder",
+        decides=NOTHING)
     record_blocks: bool = setting(False, SWITCH,
-        "record the gradient and the shift of every block for `python -m utils.analysis`")
+        "record the gradient and the shift of every block for `python -m utils.analysis`",
+        decides=NOTHING)
+    checkpoint_every: int = setting(0, whole(0),
+        "save the run every so many epochs; 0 does so after about every 5 minutes of work; it is "
+        "always saved after a task's training and after the task", decides=NOTHING)
+    max_minutes: float = setting(0.0, NOT_NEGATIVE,
+        "save the run and stop, with exit code 3, before so many minutes are over; 0 sets no limit",
+        decides=NOTHING)
     # fmt: on
 
     def __post_init__(self) -> None:
@@ -288,6 +313,15 @@ class Options:
         section="This call (not keys of the JSON)")
     print_config: bool = setting(False, ACTION,
         "print the resolved configuration as JSON and leave")
+    resume: str | bool | None = setting(None, RUN_DIR,
+        "go on with the run in this folder, whose config.json is then read; without a folder, with "
+        "the newest unfinished run that has the same settings")
+    evaluate: str | None = setting(None, path("the folder of a run"),
+        "rebuild the network from this run's task_N.pt, test it again, print the result and leave")
+    task: int | None = setting(None, whole(1),
+        "with --evaluate: the task N, counted from 1; else the last one saved")
+    export: str | None = setting(None, path("the path of a file to write"),
+        "with --evaluate: also write the network's plain state dict to this file")
     help: bool = setting(False, ACTION, "print this text and leave", "-h")
     # fmt: on
 
@@ -522,14 +556,10 @@ def load_config(
     problems += wrong
     options = Options(**{key: values.pop(key) for key in OPTIONS if key in values})
 
+    problems += _unusable_together(options, typed)
     given = typed
-    if {"config", "model_name"}.isdisjoint(problem.key for problem in problems):
-        default = f"{values.get('model_name', Config.model_name)}.json"
-        from_file, file_problems = read_json(
-            Path(options.config or Path(exps_dir) / default),
-            options.config or f"exps/{default}",
-            SETTINGS,
-        )
+    if _SAY_WHICH_FILE.isdisjoint(each.key for each in problems):
+        from_file, file_problems = read_json(*_file_to_read(options, values, exps_dir), SETTINGS)
         # A flag that replaces a value of the file does not excuse a mistake in it.
         file_values, wrong = check(from_file, SETTINGS)
         problems += file_problems + wrong
@@ -539,11 +569,58 @@ def load_config(
     return config, [problem.sentence for problem in cautions], options
 
 
+_SAY_WHICH_FILE = frozenset({"config", "model_name", "resume", "evaluate"})
+
+
+def _file_to_read(
+    options: Options, values: Mapping[str, Any], exps_dir: str | Path
+) -> tuple[Path, str]:
+    """Return the JSON file to read, and what to call it."""
+    run_dir = options.evaluate or (options.resume if options.resume is not True else None)
+    if options.config is None and run_dir is not None:
+        path = Path(run_dir) / "config.json"
+        return path, str(path)
+    default = f"{values.get('model_name', Config.model_name)}.json"
+    return Path(options.config or Path(exps_dir) / default), options.config or f"exps/{default}"
+
+
+def _unusable_together(options: Options, typed: Mapping[str, Given]) -> list[Problem]:
+    problems = []
+    if options.evaluate is None and "evaluate" not in typed:
+        for key in ("task", "export"):
+            if getattr(options, key) is not None:
+                sentence = f"{typed[key].where}: it needs the folder of a run; give --evaluate too"
+                problems.append(Problem(key, sentence))
+    elif options.resume is not None:
+        sentence = "--resume goes on with a run, --evaluate tests it; give one of them"
+        problems.append(Problem("resume", f"{typed['resume'].where}: {sentence}"))
+    for key in ("resume", "evaluate"):
+        folder = getattr(options, key)
+        if isinstance(folder, str) and not Path(folder).is_dir():
+            sentence = f"{typed[key].where}: there is no folder {folder}; a run's folder is needed"
+            problems.append(Problem(key, sentence))
+    return problems
+
+
+def changed_keys(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Return the settings that decide the results and differ between two resolved configurations.
+
+    Args:
+        before: of a run, as in its config.json; what it lacks has its default.
+        now: as `Config.to_dict` gives it.
+    """
+    return [
+        key
+        for key, each in SETTINGS.items()
+        if each.decides == RESULTS and before.get(key, each.default) != now[key]
+    ]
+
+
 def _finish(values: dict[str, Any], given: Mapping[str, Given], problems: list[Problem]) -> Config:
     """Apply the rules and make the Config, or raise ConfigError with every problem."""
     in_doubt = {problem.key for problem in problems}
     # Without the file that was meant, nothing can be said about how its settings go together.
-    if in_doubt.isdisjoint({WHOLE_FILE, "config", "model_name"}):
+    if in_doubt.isdisjoint({WHOLE_FILE, *_SAY_WHICH_FILE}):
         complete = {key: each.default for key, each in SETTINGS.items()} | values
         problems = problems + ask(_RULES, complete, given, in_doubt)
     if problems:
@@ -554,7 +631,9 @@ def _finish(values: dict[str, Any], given: Mapping[str, Given], problems: list[P
 def help_text() -> str:
     """Return what --help prints."""
     usage = (
-        "usage: python main_memo.py [--config FILE] [flags]\n\n"
+        "usage: python main_memo.py [--config FILE] [flags]\n"
+        "       python main_memo.py --resume [DIR]\n"
+        "       python main_memo.py --evaluate DIR [--task N] [--export FILE]\n\n"
         "Class-incremental learning within a memory budget (MEMO, ICLR 2023). A flag replaces the\n"
         "setting of the same name in FILE, or else in exps/{model_name}.json.\n"
     )

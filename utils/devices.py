@@ -1,5 +1,6 @@
 """Which devices a run uses: the ids a user asked for, held against what this machine has."""
 
+import os
 from collections.abc import Sequence
 
 import torch
@@ -28,6 +29,28 @@ def resolve_devices(asked: Sequence[int]) -> tuple[list[torch.device], str | Non
     here = f"GPU {_listed(range(present))}" if present else "no GPU"
     used = f"GPU {_listed(existing)}" if existing else "the CPU"
     return devices, f"asked for GPU {_listed(asked)}, but this machine has {here}: using {used}"
+
+
+def make_deterministic() -> None:
+    """Let PyTorch use only algorithms that give the same bits every time, for this whole process.
+
+    Call it before the first work on a GPU: cuBLAS reads its setting when it starts.
+    """
+    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
+    torch.backends.cudnn.benchmark = False
+    torch.use_deterministic_algorithms(True)
+
+
+def machine_facts(devices: Sequence[torch.device], num_workers: int) -> dict[str, str | int]:
+    """Return what may change the last bits of a result although no setting changed, by name."""
+    gpus = [torch.cuda.get_device_name(d) for d in devices if d.type == "cuda"]
+    return {
+        "devices": ", ".join(gpus) if gpus else "CPU",
+        "float32 precision": torch.get_float32_matmul_precision(),
+        "threads": torch.get_num_threads(),
+        "num_workers": num_workers,
+        "torch": str(torch.__version__),
+    }
 
 
 def _listed(ids: Sequence[int]) -> str:

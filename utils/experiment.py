@@ -6,20 +6,35 @@ is said here or by the progress bar of a task; everything a run leaves is writte
 
 import logging
 import math
+import os
+import shlex
 import statistics
 import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 
 from models import METHODS
+from models.base import Learner, Predictions, TrainingError
 from utils.augment import EvalTransform, TrainTransform
 from utils.budget import Cost, run_table
-from utils.checkpoint import save_task_checkpoint
+from utils.checkpoint import (
+    NEWEST,
+    load_run,
+    random_state,
+    save_run,
+    save_task_checkpoint,
+    set_random_state,
+)
 from utils.config import Config
+from utils.control import Control, Stopped, locked
 from utils.data import ImageArrays, load_dataset
 from utils.data_manager import DataManager, make_class_order
-from utils.devices import resolve_devices
+from utils.devices import machine_facts, make_deterministic, resolve_devices
+from utils.files import remove_leftovers
 from utils.inc_net import AdaptiveNet
 from utils.loader import ResidentLoader
 from utils.logbook import (
@@ -34,25 +49,52 @@ from utils.logbook import (
 )
 from utils.metrics import Metrics
 from utils.published import find as find_published
+from utils.resume import (
+    Call,
+    changed_machine,
+    find_call,
+    is_finished,
+    refuse_changes,
+    tasks_done,
+    tasks_to_do,
+)
 
 log = logging.getLogger("memo")
 
 
-def run(config: Config) -> list[Metrics]:
+def run(
+    config: Config, resume: str | bool | None = None, started: float | None = None
+) -> list[Metrics]:
     """Run the experiment once for every class order in `config.seed`.
+
+    Args:
+        config: the settings.
+        resume: go on with the run in this folder or, for True, with the newest unfinished run
+            that has these settings; None starts a new one.
+        started: when the process began, of time.monotonic(), for `config.max_minutes`.
 
     Returns:
         the metrics of each run, in the order of the seeds.
 
     Raises:
         DataError: the data set is missing or damaged.
-        CheckpointError: the file to start from cannot be used.
+        CheckpointError: the file to start from, or the run to go on with, cannot be used.
         TensorBoardError: asked for, but not installed.
+        FolderInUseError: another process is running what is to be resumed.
         TrainingError: training cannot go on.
+        Stopped: the run was asked to stop and has been saved.
+        OSError: something cannot be written; the error names it.
     """
     setup_console()
     if config.tensorboard:
         require_tensorboard()
+    if config.deterministic:
+        make_deterministic()
+    call = find_call(config, resume)
+    if all(
+        seed in call.folders and is_finished(call.folders[seed], config) for seed in config.seed
+    ):
+        return [_finished(call.folders[seed]) for seed in config.seed]
     devices, warning = resolve_devices(config.device)
     data = load_dataset(
         config.dataset,
@@ -66,18 +108,32 @@ def run(config: Config) -> list[Metrics]:
         log.warning("%s; %s", warning or "no GPU on this machine: using the CPU", expected)
     elif warning:
         log.warning("%s", warning)
-    results = [run_class_order(config, data, devices, seed) for seed in config.seed]
+    try:
+        with Control(config.checkpoint_every, config.max_minutes, started) as control:
+            results = [
+                run_class_order(config, data, devices, seed, control, call) for seed in config.seed
+            ]
+    except torch.OutOfMemoryError as error:
+        raise TrainingError(_out_of_memory(config, devices)) from error
     if len(results) > 1:
         _report_seeds(config.seed, results)
     return results
 
 
 def run_class_order(
-    config: Config, data: ImageArrays, devices: list[torch.device], seed: int
+    config: Config,
+    data: ImageArrays,
+    devices: list[torch.device],
+    seed: int,
+    control: Control,
+    call: Call,
 ) -> Metrics:
-    """Run all tasks of one class order, writing its files after every task."""
-    start = time.time()
-    folder = run_folder(
+    """Run all tasks of one class order, or those that are left of it.
+
+    Its files are brought up to date after every task, its checkpoint more often.
+    """
+    resumed = seed in call.folders
+    folder = call.folders.get(seed) or run_folder(
         log_dir=config.log_dir,
         prefix=config.prefix,
         dataset=config.dataset,
@@ -87,9 +143,27 @@ def run_class_order(
         increment=config.increment,
         memory_size=config.memory_size,
         seed=seed,
-        start_time=start,
+        start_time=time.time(),
         debug=config.debug,
     )
+    with locked(folder):
+        checkpoint = _take_up(folder, config) if resumed else None
+        if checkpoint and tasks_done(checkpoint) >= tasks_to_do(config):
+            return _finished(folder)
+        return _run_in_folder(folder, config, data, devices, seed, control, call, checkpoint)
+
+
+def _run_in_folder(
+    folder: Path,
+    config: Config,
+    data: ImageArrays,
+    devices: list[torch.device],
+    seed: int,
+    control: Control,
+    call: Call,
+    checkpoint: dict[str, Any] | None,
+) -> Metrics:
+    """Run the tasks of one class order that come after a checkpoint, or all of them."""
     order = config.class_order or make_class_order(data.num_classes, seed, config.shuffle)
     tasks = DataManager(
         data.train_labels, data.test_labels, order, config.init_cls, config.increment
@@ -107,60 +181,201 @@ def run_class_order(
         published=published.curve if published else None,
         tensorboard=config.tensorboard,
     ) as logbook:
-        logbook.write_config({**config.to_dict(), "seed": [seed], **provenance(devices)})
-        log.info("%s", setting)
-        log.info("on %s; logs in %s", ", ".join(str(device) for device in devices), folder)
-        sizes = tasks.task_sizes[: config.stop_after_task or tasks.num_tasks]
-        budget = config.memory_size
-        if config.fixed_memory:
-            budget = config.memory_per_class * sum(sizes)
-        cost = Cost.after(config.model_name, config.dataset, config.convnet_type, sizes, budget)
-        log.info("%s", run_table(cost, len(sizes)))
+        written = {**config.to_dict(), "seed": [seed]}
+        notes = {"_call": call.name, "_seeds": config.seed, **provenance(devices)}
+        logbook.write_config({**written, **notes})
+        machine = machine_facts(devices, config.num_workers)
         torch.manual_seed(config.torch_seed)
-        train_data, test_data = _make_loaders(data, tasks, devices[0])
+        train_data, test_data = make_loaders(data, tasks, devices[0])
         learner = METHODS[config.model_name](config, tasks, train_data, test_data, devices)
         learner.after_epoch = lambda: logbook.write_epochs(learner.epochs)
-        metrics = Metrics(tasks.task_sizes)
-        exemplars: list[int] = []
-        seconds: list[float] = []
-        last_task = config.stop_after_task or tasks.num_tasks
-        for task in range(last_task):
-            task_start = time.perf_counter()
-            learner.begin_task()
-            learner.train_task()
-            learner.end_task()
-            predictions = learner.evaluate()
-            metrics.append(predictions.cnn, predictions.nme, predictions.targets)
-            exemplars.append(len(learner.memory))
-            seconds.append(time.perf_counter() - task_start)
-            save_task_checkpoint(
-                folder / f"task_{task + 1}.pt",
+        progress = Progress(Metrics(tasks.task_sizes), [], [])
+        if checkpoint is None:
+            log.info("%s", setting)
+            log.info("on %s; logs in %s", ", ".join(str(device) for device in devices), folder)
+            log.info("%s", _budget(config, tasks))
+        else:
+            learner.load_state_dict(checkpoint["learner"])
+            progress = Progress.from_dict(checkpoint["progress"])
+            set_random_state(checkpoint["random"])
+            task = len(progress.seconds)
+            where = "in" if learner.task == task else "before"
+            log.info("resumed %s task %d: going on with %s", where, task + 1, folder)
+            warning = changed_machine(checkpoint["machine"], machine)
+            if warning:
+                log.warning("%s", warning)
+        began = time.perf_counter() - progress.spent  # the task in progress
+
+        def save() -> None:
+            progress.spent = time.perf_counter() - began
+            save_run(
+                folder,
                 {
-                    "convnet_type": config.convnet_type,
-                    "task": task + 1,
-                    "task_sizes": tasks.task_sizes,
-                    "class_order": tasks.class_order,
-                    "network": learner.network.state_dict(),
-                    "exemplars": learner.memory.state_dict(),
-                    "test_accuracy": metrics.tasks[-1].cnn_top1,
+                    "config": written,
+                    "machine": machine,
+                    "learner": learner.state_dict(),
+                    "progress": progress.to_dict(),
+                    "random": random_state(),
+                    "log_bytes": logbook.sync(),
                 },
             )
-            logbook.write_task(
-                metrics,
-                exemplars,
-                seconds,
-                predictions,
-                tasks.class_order,
-                task + 1 == last_task,
-                epochs=learner.epochs,
-                weight_norms=learner.weight_norms,
-                blocks=learner.blocks.rows if learner.blocks else (),
-            )
-            log.info(
-                "%s", task_line(metrics.tasks[-1], tasks.num_tasks, exemplars[-1], seconds[-1])
-            )
+
+        control.save = save
+        learner.control = control
+        try:
+            while len(progress.seconds) < tasks_to_do(config):
+                if learner.task < len(progress.seconds):
+                    began = time.perf_counter()
+                    learner.begin_task()
+                if not progress.trained:
+                    learner.train_task()
+                    progress.trained = True
+                    control.checkpoint()
+                with control.interruptible():
+                    learner.end_task()
+                    predictions = learner.evaluate()
+                progress.add(predictions, len(learner.memory), time.perf_counter() - began)
+                _write_task(folder, config, tasks, learner, logbook, progress, predictions)
+                began = time.perf_counter()
+                control.checkpoint()
+        except (Stopped, KeyboardInterrupt) as stop:
+            say = f"stopped by {stop}" if isinstance(stop, Stopped) else "left at once"
+            log.info("%s; to go on: python main_memo.py --resume %s", say, shlex.quote(str(folder)))
+            raise
+        except TrainingError as error:
+            log.debug("%s", error)
+            raise TrainingError(f"{error} {_kept(folder)}") from error
+    return progress.metrics
+
+
+def _budget(config: Config, tasks: DataManager) -> str:
+    """Return the table of what the network and the exemplars will cost."""
+    sizes = tasks.task_sizes[: tasks_to_do(config)]
+    budget = config.memory_size
+    if config.fixed_memory:
+        budget = config.memory_per_class * sum(sizes)
+    cost = Cost.after(config.model_name, config.dataset, config.convnet_type, sizes, budget)
+    return run_table(cost, len(sizes))
+
+
+@dataclass
+class Progress:
+    """How far a run has come, and what it achieved."""
+
+    metrics: Metrics
+    exemplars: list[int]  # held after each task
+    seconds: list[float]  # that each finished task took
+    trained: bool = False  # the training of the task in progress is over
+    spent: float = 0.0  # seconds on the task in progress, when it was saved
+
+    def add(self, predictions: Predictions, exemplars: int, seconds: float) -> None:
+        """Note what a finished task gave."""
+        self.metrics.append(predictions.cnn, predictions.nme, predictions.targets)
+        self.exemplars.append(exemplars)
+        self.seconds.append(seconds)
+        self.trained, self.spent = False, 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, for a checkpoint."""
+        return {**vars(self), "metrics": self.metrics.to_dict()}
+
+    @classmethod
+    def from_dict(cls, state: dict[str, Any]) -> "Progress":
+        """Return what `to_dict` described."""
+        return cls(**{**state, "metrics": Metrics.from_dict(state["metrics"])})
+
+
+def _write_task(
+    folder: Path,
+    config: Config,
+    tasks: DataManager,
+    learner: Learner,
+    logbook: Logbook,
+    progress: Progress,
+    predictions: Predictions,
+) -> None:
+    """Write and say what a finished task gave."""
+    metrics, exemplars, seconds = progress.metrics, progress.exemplars, progress.seconds
+    finished = len(seconds) == tasks_to_do(config)
+    save_task_checkpoint(
+        folder / f"task_{len(seconds)}.pt",
+        {
+            "convnet_type": config.convnet_type,
+            "task": len(seconds),
+            "task_sizes": tasks.task_sizes,
+            "class_order": tasks.class_order,
+            "network": learner.network.state_dict(),
+            "exemplars": learner.memory.state_dict(),
+            "test_accuracy": metrics.tasks[-1].cnn_top1,
+        },
+    )
+    logbook.write_task(
+        metrics,
+        exemplars,
+        seconds,
+        predictions,
+        tasks.class_order,
+        finished,
+        epochs=learner.epochs,
+        weight_norms=learner.weight_norms,
+        blocks=learner.blocks.rows if learner.blocks else (),
+    )
+    log.info("%s", task_line(metrics.tasks[-1], tasks.num_tasks, exemplars[-1], seconds[-1]))
+    if finished:
         log.info("%s", final_table(metrics, exemplars, seconds))
+
+
+def _take_up(folder: Path, config: Config) -> dict[str, Any] | None:
+    """Return the checkpoint that a run goes on from, and bring its folder back to that moment.
+
+    Lines of main.log about work that will be done again are cut off, so that none is there twice.
+    """
+    remove_leftovers(folder)
+    checkpoint, warning = load_run(folder)
+    if warning:
+        log.warning("%s", warning)
+        # Kept for who wants to look at it, but it must not take the place of the good one.
+        os.replace(folder / NEWEST, folder / "checkpoint_damaged.pt")
+    if checkpoint is None:
+        log.info("%s has no checkpoint yet; starting from the beginning there", folder)
+        os.truncate(folder / "main.log", 0)
+        return None
+    refuse_changes(folder, checkpoint["config"] | {"seed": config.seed}, config)
+    length = min(checkpoint["log_bytes"], (folder / "main.log").stat().st_size)
+    if tasks_done(checkpoint) < tasks_to_do(config):
+        os.truncate(folder / "main.log", length)
+    return checkpoint
+
+
+def _finished(folder: Path) -> Metrics:
+    """Say that there is nothing left to do in a run; return what it achieved."""
+    checkpoint, _ = load_run(folder)
+    progress = Progress.from_dict(checkpoint["progress"])
+    metrics = progress.metrics
+    log.info("%s is finished: nothing to do", folder)
+    log.info("%s", final_table(metrics, progress.exemplars, progress.seconds))
     return metrics
+
+
+def _kept(folder: Path) -> str:
+    """Say what a run that cannot go on leaves."""
+    if (folder / NEWEST).exists():
+        return f"(the checkpoint from before is kept in {folder})"
+    return f"(there was no checkpoint yet; the log is in {folder})"
+
+
+def _out_of_memory(config: Config, devices: list[torch.device]) -> str:
+    """Say what did not fit into which device."""
+    sizes = ", ".join(
+        f"{device} has {torch.cuda.get_device_properties(device).total_memory / 2**30:.1f} GiB"
+        for device in devices
+        if device.type == "cuda"
+    )
+    return (
+        f"the memory of the device is not enough for a batch of {config.batch_size} images with "
+        f"{config.convnet_type} ({sizes or 'it is the CPU'}, other programs may use some of it): "
+        "give a smaller --batch_size or another -d"
+    )
 
 
 def estimate_seconds(config: Config, data: ImageArrays) -> float:
@@ -205,7 +420,7 @@ def estimate_seconds(config: Config, data: ImageArrays) -> float:
     return seconds
 
 
-def _make_loaders(
+def make_loaders(
     data: ImageArrays, tasks: DataManager, device: torch.device
 ) -> tuple[ResidentLoader, ResidentLoader]:
     """Return the training and the test images on a device, with the labels of the class order."""

@@ -67,8 +67,17 @@ class ResidentLoader:
         """Return how many batches `n` images make; the last one may be partial."""
         return -(-n // batch_size)
 
+    def draw_order(self, n: int, generator: torch.Generator) -> Tensor:
+        """Draw the order in which an epoch shows `n` images: `(n,) int64`, a permutation."""
+        return torch.randperm(n, generator=generator, device=self.device)
+
     def train_epoch(
-        self, indices: np.ndarray | Tensor, batch_size: int, generator: torch.Generator
+        self,
+        indices: np.ndarray | Tensor,
+        batch_size: int,
+        generator: torch.Generator,
+        order: Tensor | None = None,
+        first_batch: int = 0,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the images once each, shuffled and augmented; a partial last batch is kept.
 
@@ -76,15 +85,18 @@ class ResidentLoader:
             indices: `(n,)` integer, which images of the data set; an image named twice is shown
                 twice.
             batch_size: images per batch.
-            generator: on the loader's device. One permutation is drawn for the epoch, then each
-                batch's augmentation as the batch is made.
+            generator: on the loader's device. One permutation is drawn for the epoch, unless
+                `order` is given, then each batch's augmentation as the batch is made.
+            order: of `draw_order`; with it an epoch can be entered again in the middle.
+            first_batch: the first one to make, from 0, where the epoch was left.
 
         Yields:
             `(B, 3, H, W) float32` images and `(B,) int64` labels.
         """
         indices = self._on_device(indices)
-        shuffle = torch.randperm(len(indices), generator=generator, device=self.device)
-        for batch in _pieces(indices[shuffle], batch_size):
+        if order is None:
+            order = self.draw_order(len(indices), generator)
+        for batch in _pieces(indices[order[first_batch * batch_size :]], batch_size):
             yield self.transform_train(self.images[batch], generator), self.labels[batch]
 
     def eval_batches(

@@ -31,6 +31,7 @@ import importlib.metadata
 import io
 import json
 import logging
+import os
 import platform
 import shlex
 import subprocess
@@ -72,6 +73,13 @@ EPOCH_COLUMNS = (  # of training.csv
 )
 
 
+def runs_folder(
+    log_dir: str | Path, prefix: str, dataset: str, model_name: str, debug: bool = False
+) -> Path:
+    """Return the folder in which the folders of such runs are."""
+    return Path(log_dir, "debug" if debug else "", prefix, dataset, model_name)
+
+
 def run_folder(
     *,
     log_dir: str | Path,
@@ -102,7 +110,7 @@ def run_folder(
     base = 0 if init_cls == increment else init_cls
     start = time.strftime("%Y-%m-%d_%H-%M-%S", time.localtime(start_time))
     name = f"{start}_{convnet_type}_B{base}_Inc{increment}_ms{memory_size}_seed{seed}"
-    parent = Path(log_dir, "debug" if debug else "", prefix, dataset, model_name)
+    parent = runs_folder(log_dir, prefix, dataset, model_name, debug)
     parent.mkdir(parents=True, exist_ok=True)
     folder, copies = parent / name, 1
     while True:
@@ -156,6 +164,20 @@ class Logbook:
         self._log_file.close()
         if self._tensorboard:
             self._tensorboard.close()
+
+    def sync(self) -> int:
+        """Make sure that main.log is on the disk; return its length in bytes.
+
+        Raises:
+            OSError: it cannot be written; the error names it.
+        """
+        self._log_file.flush()
+        descriptor = self._log_file.stream.fileno()
+        try:
+            os.fsync(descriptor)
+            return os.fstat(descriptor).st_size
+        except OSError as error:
+            raise named(error, self._log_file.baseFilename) from error
 
     def write_config(self, config: dict[str, Any]) -> None:
         """Write config.json, one flat object, in the order of the keys given."""
@@ -317,7 +339,9 @@ class Logbook:
         write_file(self.folder / name, f"{text}\n".encode())
 
 
-def task_line(task: TaskMetrics, num_tasks: int, exemplars: int, seconds: float) -> str:
+def task_line(
+    task: TaskMetrics, num_tasks: int, exemplars: int, seconds: float | None = None
+) -> str:
     """Return what a run says after a task, in one line; accuracies are top-1."""
     parts = [
         f"task {task.task}/{num_tasks}: {task.classes_seen} classes seen",
@@ -328,7 +352,8 @@ def task_line(task: TaskMetrics, num_tasks: int, exemplars: int, seconds: float)
         # In the first task every class is new; nothing is measured where no test image is.
         if task.task > 1 and top1 is not None:
             parts.append(f"{name} classes {top1:.2f} %")
-    return ", ".join([*parts, f"{exemplars} exemplars", duration(seconds)])
+    parts.append(f"{exemplars} exemplars")
+    return ", ".join(parts if seconds is None else [*parts, duration(seconds)])
 
 
 def final_table(metrics: Metrics, exemplars: Sequence[int], seconds: Sequence[float]) -> str:

@@ -13,10 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from utils.config import SETTINGS
+from utils.settings import RESULTS
 
 SEEDS = ("seed", "torch_seed")
 # Where and how a run is computed and watched.
-NO_RESULT = frozenset({"device", "num_workers", "data_dir", "log_dir", "eval_every"})
+NO_RESULT = frozenset(
+    key for key, each in SETTINGS.items() if each.decides != RESULTS and key != "debug"
+)
 # What summary.json must hold for a run to be counted.
 NEEDED = (
     *("average_accuracy", "last_accuracy", "average_nme_accuracy", "last_nme_accuracy"),

@@ -44,6 +44,7 @@ class Kind:
     check: Callable[[Any], Any]
     read: Callable[[str], Any] = str  # one word of the command line -> a value as JSON holds it
     many: bool = False  # takes several words
+    bare: Any = None  # the value of the flag typed without a word, where that is allowed
     switch: bool = False  # takes no word: --name is true ...
     off: bool = False  # ... and --no-name is false
 
@@ -166,9 +167,28 @@ ACTION = replace(SWITCH, off=False)
 # --- Declaring settings ---------------------------------------------------------------------------
 
 
-def setting(default: Any, kind: Kind, meaning: str, *short: str, section: str = "") -> Any:
+# What a setting decides, and so what changing it in the middle of a run would do.
+RESULTS = "results"  # the run would be another one
+MACHINE = "machine"  # the same run, but perhaps not to the last bit
+NOTHING = "nothing"  # nothing that is measured
+
+
+def setting(
+    default: Any,
+    kind: Kind,
+    meaning: str,
+    *short: str,
+    section: str = "",
+    decides: str = RESULTS,
+) -> Any:
     """Declare a dataclass field as a setting; a section named once holds for those that follow."""
-    about = {"kind": kind, "meaning": meaning, "short": short, "section": section}
+    about = {
+        "kind": kind,
+        "meaning": meaning,
+        "short": short,
+        "section": section,
+        "decides": decides,
+    }
     if isinstance(default, list):
         return field(default_factory=default.copy, metadata=about)
     return field(default=default, metadata=about)
@@ -182,6 +202,7 @@ class Setting(NamedTuple):
     kind: Kind
     meaning: str
     short: tuple[str, ...]
+    decides: str
     section: str
 
     @property
@@ -197,7 +218,7 @@ def declared(dataclass_: type) -> dict[str, Setting]:
     for f in fields(dataclass_):
         section = f.metadata["section"] or section
         default = f.default_factory() if callable(f.default_factory) else f.default
-        about = (f.metadata[key] for key in ("kind", "meaning", "short"))
+        about = (f.metadata[key] for key in ("kind", "meaning", "short", "decides"))
         found[f.name] = Setting(f.name, default, *about, section)
     return found
 
@@ -267,6 +288,8 @@ def parse_flags(
         if read:
             value = read if kind.many or len(read) > 1 else read[0]
             typed[key] = typed[key]._replace(value=value)
+        elif kind.bare is not None:
+            typed[key] = typed[key]._replace(value=kind.bare)
     return typed, problems
 
 

@@ -44,9 +44,19 @@ def missing_seeds(config: Config, runs: list[Run]) -> list[int]:
     return [seed for seed in config.seed if (seed, config.torch_seed) not in done]
 
 
+def _begun(config: Config, runs: list[Run]) -> bool:
+    """Return whether a call with all the seeds has begun: --resume goes on with it as a whole."""
+    wanted = config.to_dict()
+    return any(
+        run.config.get("_seeds") == config.seed
+        and setting_key(run.config, run.tasks_total) == setting_key(wanted, run.tasks_total)
+        for run in runs
+    )
+
+
 def command(path: str, flags: Sequence[str], seeds: Sequence[int] | None = None) -> list[str]:
     """Return the command line that runs a configuration, or only some of its seeds."""
-    words = [sys.executable, str(MAIN), "--config", path, *flags]
+    words = [sys.executable, str(MAIN), "--config", path, *flags, "--resume"]
     return words if seeds is None else [*words, "--seed", *map(str, seeds)]
 
 
@@ -68,11 +78,14 @@ def sweep(paths: Sequence[str], flags: Sequence[str]) -> int:
     for number, (path, config) in enumerate(zip(paths, configs, strict=True), 1):
         name = f"{number}/{len(paths)} {path}"
         logs = Path(config.log_dir)
-        seeds = missing_seeds(config, find_runs([logs]) if logs.is_dir() else [])
+        runs = find_runs([logs]) if logs.is_dir() else []
+        seeds = missing_seeds(config, runs)
         if not seeds:
             log.info("%s: finished already", name)
             continue
-        words = command(path, flags, None if seeds == config.seed else seeds)
+        if seeds == config.seed or _begun(config, runs):
+            seeds = None
+        words = command(path, flags, seeds)
         log.info("%s: %s", name, shlex.join(words))
         code = _run(words)
         if code in TOLD_TO_STOP:

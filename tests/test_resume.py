@@ -1,0 +1,370 @@
+"""A run that cannot be lost: killed at any moment and resumed, it is the run that was never killed.
+
+The processes are real and so is SIGKILL; `assert_same_run` compares curves, weights, exemplars,
+predictions and log lines with those of an undisturbed run, bit for bit.
+"""
+
+import json
+import random
+import shutil
+import signal
+import sys
+import time
+
+import pytest
+from processes import (
+    SMALL,
+    Program,
+    assert_same_run,
+    folders,
+    rows_without_seconds,
+)
+
+from utils.checkpoint import NEWEST, PREVIOUS, load_run, save_run
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    path = tmp_path_factory.mktemp("config") / "small.json"
+    path.write_text(json.dumps(SMALL))
+    return ["--config", path]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(config, tmp_path_factory):
+    """Return the folder of a run that nothing happened to, and the seconds it took."""
+    logs = tmp_path_factory.mktemp("undisturbed")
+    program = Program(*config, "--log_dir", logs, output=logs / "said")
+    program.wait_for("on cpu; logs in")
+    began = time.monotonic()
+    assert program.wait() == 0, program.said()
+    (folder,) = folders(logs)
+    return folder, time.monotonic() - began
+
+
+def kill_and_resume(kills, config, undisturbed, tmp_path):
+    """Kill a run `kills` times at random moments, resuming each time; return where it was hit."""
+    expected, seconds = undisturbed
+    seed = random.randrange(2**32)
+    moments, hits = random.Random(seed), []
+    flags = [*config, "--log_dir", tmp_path, "--checkpoint_every", 1]
+    sys.stdout.write(f"moments of seed {seed}\n")
+    # Each life is a fraction of the whole run, so that the kills are spread over all of it.
+    while True:
+        program = Program(*flags, *(["--resume"] if hits else []), output=tmp_path / "said")
+        if len(hits) == kills:
+            assert program.wait() == 0, program.said()
+            break
+        began = time.monotonic()
+        life = moments.uniform(0, 2.5 * seconds / kills)
+        while program.process.is_alive() and time.monotonic() < began + life:
+            time.sleep(0.001)
+        program.send(signal.SIGKILL)
+        code = program.wait()
+        if code == 0:  # it was done before its time: what is left of the kills cannot be done
+            break
+        assert code == -signal.SIGKILL
+        hits.append(f"{life:.2f} s")
+    assert_same_run(folders(tmp_path)[-1], expected)
+    assert not list(folders(tmp_path)[-1].glob(".*.tmp"))
+    return hits
+
+
+def test_three_kills_at_random_moments(config, undisturbed, tmp_path):
+    assert kill_and_resume(3, config, undisturbed, tmp_path)
+
+
+@pytest.mark.slow
+def test_twenty_kills_at_random_moments(config, undisturbed, tmp_path):
+    hits = kill_and_resume(20, config, undisturbed, tmp_path)
+    sys.stdout.write(f"{len(hits)} kills after {', '.join(hits)}\n")
+    assert len(hits) == 20
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [
+        ("models.memo.Memo.training_step", 2),  # in the first epoch: nothing has been saved
+        ("models.memo.Memo.training_step", 14),  # in the middle of a later epoch
+        ("utils.checkpoint.write_file", 2),  # before a checkpoint is written
+        ("utils.checkpoint._is_whole", 3),  # after it is written, before it counts
+        ("utils.experiment.save_task_checkpoint", 2),  # a task is done, nothing of it written
+        ("models.base.herd", 3),
+        ("models.base.class_means", 2),  # in the evaluation
+        ("utils.experiment.final_table", 1),  # everything is written but the last checkpoint
+    ],
+    ids=lambda moment: f"{moment[0].rpartition('.')[2]}-{moment[1]}",
+)
+def test_killed_at_this_very_moment(moment, config, undisturbed, tmp_path):
+    flags = [*config, "--log_dir", tmp_path, "--checkpoint_every", 1, "--resume"]
+    assert Program(*flags, output=tmp_path / "said", die_at=moment).wait() == -signal.SIGKILL
+    (folder,) = folders(tmp_path)
+    assert Program(*flags, output=tmp_path / "said").wait() == 0, (tmp_path / "said").read_text()
+    assert folders(tmp_path) == [folder]
+    assert_same_run(folder, undisturbed[0])
+
+
+# --- Stopping by request --------------------------------------------------------------------------
+
+LONG = ["--init_epoch", 4000, "--init_milestones", 3999]  # minutes: every stop below comes before
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "name"),
+    [(signal.SIGINT, 130, "Ctrl-C (SIGINT)"), (signal.SIGTERM, 143, "SIGTERM")],
+)
+def test_a_signal_saves_the_run_and_says_how_to_resume(number, code, name, config, tmp_path):
+    program = Program(*config, *LONG, "--log_dir", tmp_path, output=tmp_path / "said")
+    program.wait_for("on cpu; logs in")
+    program.send(number)
+    assert program.wait() == code, program.said()
+    (folder,) = folders(tmp_path)
+    assert f"stopped by {name}; to go on: python main_memo.py --resume {folder}" in program.said()
+    assert "Traceback" not in program.said()
+    saved, warning = load_run(folder)
+    assert warning is None
+    training = saved["learner"]["training"]
+    assert training["step"] > 0
+    assert training["step"] + training["epoch"] < 4000
+
+
+def test_what_was_stopped_again_and_again_is_the_same_run(config, undisturbed, tmp_path):
+    """Stopped in the middle of epochs, which the tests above resume from epochs' ends only."""
+    codes = []
+    while not codes or codes[-1] == 143:
+        program = Program(
+            *config, "--resume", "--log_dir", tmp_path, output=tmp_path / "said",
+            die_at=("models.memo.Memo.training_step", 5), signal_number=signal.SIGTERM,
+        )  # fmt: skip
+        codes.append(program.wait())
+    assert codes == [143] * 4 + [0], program.said()
+    (folder,) = folders(tmp_path)
+    assert_same_run(folder, undisturbed[0])
+
+
+def test_stopped_while_herding_and_testing(config, undisturbed, tmp_path):
+    """There the end is at once: nothing is done that the checkpoint just made cannot repeat."""
+    flags = [*config, "--resume", "--log_dir", tmp_path]
+    for what in ("models.base.herd", "models.base.nme_predict"):
+        program = Program(
+            *flags, output=tmp_path / "said", die_at=(what, 1), signal_number=signal.SIGTERM
+        )
+        assert program.wait() == 143
+        assert not list(folders(tmp_path)[0].glob("task_*.pt"))
+    assert Program(*flags, output=tmp_path / "said").wait() == 0
+    assert_same_run(folders(tmp_path)[0], undisturbed[0])
+
+
+def test_a_second_interrupt_leaves_at_once(config, tmp_path):
+    slow = ["--batch_size", 2000, "--synthetic_train_per_class", 600]  # a step takes seconds
+    program = Program(*config, *LONG, *slow, "--log_dir", tmp_path, output=tmp_path / "said")
+    program.wait_for("on cpu; logs in")
+    program.send(signal.SIGINT)
+    program.wait_for("Ctrl-C once more leaves at once")
+    program.send(signal.SIGINT)
+    assert program.wait() == 130
+    assert "left at once; to go on" in program.said()
+    assert "Traceback" not in program.said()
+    assert not (folders(tmp_path)[0] / NEWEST).exists()
+
+
+def test_max_minutes_stops_before_they_are_over(config, tmp_path):
+    began = time.monotonic()
+    program = Program(
+        *config, *LONG, "--max_minutes", 0.15, "--log_dir", tmp_path, output=tmp_path / "said"
+    )
+    assert program.wait() == 3, program.said()
+    assert time.monotonic() - began < 9
+    assert "stopped by --max_minutes; to go on" in program.said()
+    assert load_run(folders(tmp_path)[0])[0] is not None
+
+
+# --- Which run goes on ----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def stopped(config, tmp_path_factory):
+    """Return a log folder with a run of two class orders that ended in the second one's task 2."""
+    logs = tmp_path_factory.mktemp("stopped")
+    flags = [*config, "--seed", 1, 2, "--log_dir", logs]
+    moment = ("models.memo.Memo.begin_task", 3 + 3)  # the first seed's 3, and the second's third
+    assert Program(*flags, output=logs / "said", die_at=moment).wait() == -signal.SIGKILL
+    return logs
+
+
+@pytest.fixture
+def copy(stopped, tmp_path):
+    """Return a copy of the log folder `stopped`, to do with as one likes."""
+    shutil.copytree(stopped, tmp_path / "logs")
+    return tmp_path / "logs"
+
+
+def test_finished_seeds_are_skipped_and_the_others_go_on(config, copy):
+    first, second = folders(copy)
+    before = {path: path.read_bytes() for path in first.iterdir()}
+    program = Program(*config, "--seed", 1, 2, "--log_dir", copy, "--resume", output=copy / "again")
+    assert program.wait() == 0, program.said()
+    assert f"{first} is finished: nothing to do" in program.said()
+    assert f"resumed before task 3: going on with {second}" in program.said()
+    assert "over 2 class orders" in program.said()
+    assert before == {path: path.read_bytes() for path in first.iterdir()}
+    assert json.loads((second / "summary.json").read_text())["finished"] is True
+
+    program = Program(
+        *config, "--seed", 1, 2, "--log_dir", copy, "--resume", output=copy / "and again"
+    )
+    assert program.wait() == 0
+    assert program.said().count("is finished: nothing to do") == 2
+    assert folders(copy) == [first, second]
+
+
+def test_a_folder_says_all_that_is_needed(copy):
+    first, second = folders(copy)
+    program = Program("--resume", first, output=copy / "again")
+    assert program.wait() == 0
+    assert f"{first} is finished: nothing to do" in program.said()
+    program = Program("--resume", second, "--max_minutes", 10, output=copy / "again")
+    assert program.wait() == 0
+    assert f"resumed before task 3: going on with {second}" in program.said()
+
+
+def test_a_run_that_stopped_after_its_task_can_be_made_longer(config, undisturbed, tmp_path):
+    flags = [*config, "--log_dir", tmp_path]
+    said = tmp_path / "said"
+    assert Program(*flags, "--stop_after_task", 2, output=said).wait() == 0
+    assert Program(*flags, "--stop_after_task", 2, "--resume", output=said).wait() == 0
+    assert "is finished: nothing to do" in said.read_text()
+    assert Program(*flags, "--resume", output=said).wait() == 0
+    (folder,) = folders(tmp_path)
+    assert json.loads((folder / "summary.json").read_text())["tasks_finished"] == 3
+    assert rows_without_seconds(folder) == rows_without_seconds(undisturbed[0])
+
+
+def test_other_settings_are_refused_and_named(config, copy):
+    _, folder = folders(copy)
+    program = Program("--resume", folder, "--lrate", 0.2, "-ms", 18, output=copy / "again")
+    assert program.wait() == 2
+    for words in ("memory_size is 18 but was 12", "lrate is 0.2 but was 0.05", str(folder)):
+        assert words in program.said()
+    assert "Traceback" not in program.said()
+    for harmless in (["--log_dir", "elsewhere"], ["--eval_every", 1], ["--checkpoint_every", 1]):
+        program = Program("--resume", folder, *harmless, output=copy / "more")
+        assert program.wait() == 0, program.said()
+
+
+def test_resume_without_a_run_says_so_and_begins(config, tmp_path):
+    flags = [*config, "--log_dir", tmp_path, "--stop_after_task", 1, "--resume"]
+    program = Program(*flags, output=tmp_path / "said")
+    assert program.wait() == 0
+    assert "no run with these settings has begun in" in program.said()
+    # One that died before its first checkpoint begins again in its folder.
+    (folder,) = folders(tmp_path)
+    for path in folder.glob("*.pt"):
+        path.unlink()
+    program = Program(*flags, output=tmp_path / "again")
+    assert program.wait() == 0
+    assert f"{folder} has no checkpoint yet; starting from the beginning there" in program.said()
+    assert folders(tmp_path) == [folder]
+    assert (folder / "main.log").read_text().count("average accuracy") == 1
+
+
+def test_another_machine_is_one_warning(copy):
+    _, folder = folders(copy)
+    content, _ = load_run(folder)
+    del content["format"]
+    content["machine"] |= {"threads": 64, "devices": "NVIDIA H100"}
+    save_run(folder, content)
+    program = Program("--resume", folder, output=copy / "again")
+    assert program.wait() == 0
+    assert program.said().count("WARNING") == 1
+    assert (
+        "this machine is not the one that the run began on (devices NVIDIA H100 -> CPU; "
+        "threads 64 -> 1): the result will no longer be bit for bit" in program.said()
+    )
+
+
+def test_the_same_run_twice_at_once_is_refused(config, tmp_path):
+    flags = [*config, *LONG, "--log_dir", tmp_path]
+    first = Program(*flags, output=tmp_path / "said")
+    first.wait_for("on cpu; logs in")
+    (folder,) = folders(tmp_path)
+    for resume in (["--resume"], ["--resume", folder]):
+        second = Program(*flags, *resume, output=tmp_path / "second")
+        assert second.wait() == 2
+        assert f"another process is running {folder} at this moment" in second.said()
+        assert "Traceback" not in second.said()
+    # A killed run leaves no lock behind.
+    first.send(signal.SIGKILL)
+    first.wait()
+    third = Program(*flags, "--resume", "--max_minutes", 0.05, output=tmp_path / "third")
+    assert third.wait() == 3, third.said()
+    assert folders(tmp_path) == [folder]
+
+
+def test_two_new_runs_of_one_second_have_their_own_folders(config, tmp_path):
+    flags = [*config, "--stop_after_task", 1, "--log_dir", tmp_path]
+    pair = [Program(*flags, output=tmp_path / f"said{i}") for i in range(2)]
+    assert [program.wait() for program in pair] == [0, 0]
+    assert len(folders(tmp_path)) == 2
+
+
+# --- Damage ---------------------------------------------------------------------------------------
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+def flip_a_bit(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", [cut, flip_a_bit])
+def test_a_bad_checkpoint_gives_way_to_the_one_before(damage, copy, config):
+    _, folder = folders(copy)
+    damage(folder / NEWEST)
+    program = Program("--resume", folder, output=copy / "again")
+    assert program.wait() == 0, program.said()
+    assert f"{folder / NEWEST} is damaged" in program.said()
+    assert f"going on from the one before it, {folder / PREVIOUS}" in program.said()
+    straight = Program(
+        *config, "--seed", 2, "--log_dir", copy / "straight", output=copy / "straight said"
+    )
+    assert straight.wait() == 0
+    assert_same_run(folder, folders(copy / "straight")[0])
+
+
+def test_no_good_checkpoint_is_an_error_and_no_restart(copy):
+    _, folder = folders(copy)
+    for name in (NEWEST, PREVIOUS):
+        cut(folder / name)
+    before = {path.name for path in folder.iterdir()}
+    program = Program("--resume", folder, output=copy / "again")
+    assert program.wait() == 2
+    for words in (str(folder / NEWEST), str(folder / PREVIOUS), "no good checkpoint is left"):
+        assert words in program.said()
+    assert "Traceback" not in program.said()
+    assert {path.name for path in folder.iterdir()} == before
+
+
+def test_a_damaged_config_is_named(config, copy):
+    _, folder = folders(copy)
+    cut_text = (folder / "config.json").read_text()[:100]
+    (folder / "config.json").write_text(cut_text)
+    program = Program("--resume", folder, output=copy / "again")
+    assert program.wait() == 2
+    assert f"{folder / 'config.json'}: not valid JSON" in program.said()
+    # Its settings given by hand, the checkpoint is enough.
+    program = Program("--resume", folder, *config, "--seed", 2, output=copy / "more")
+    assert program.wait() == 0, program.said()
+
+
+def test_a_folder_that_is_no_run_s_is_named(config, tmp_path):
+    program = Program("--resume", tmp_path, output=tmp_path / "said")
+    assert program.wait() == 2
+    assert f"{tmp_path}/config.json: there is no such file" in program.said()
+    program = Program("--resume", tmp_path, *config, output=tmp_path / "more")
+    assert program.wait() == 2
+    assert f"{tmp_path} is not the folder of a run that could go on" in program.said()

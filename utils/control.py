@@ -1,0 +1,188 @@
+"""When a run is saved and when it stops before its end; and that nobody else writes to its folder.
+
+A run can be asked to stop by Ctrl-C (SIGINT), by a queue (SIGTERM) or by its own --max_minutes.
+While it trains, the request is a flag that the loop looks at after every step: it then saves the
+run and raises `Stopped`. Herding and testing are not saved half-way. They begin from a checkpoint,
+though, and can be repeated from it, so there the request ends the run at once (`interruptible`).
+A second Ctrl-C always leaves at once, as does `kill -9`; then the last checkpoint is what is kept.
+
+    with Control(max_minutes=60) as control:
+        control.save = ...                  a function that writes a checkpoint
+        for every step: ...; control.after_step()
+"""
+
+import contextlib
+import fcntl
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Self
+
+from utils.files import named
+
+AUTOMATIC_SECONDS = 300.0  # between checkpoints when no number of epochs is asked for
+
+# What a process says when it ends so: 128 + the signal, as shells do, and 3 for a used-up time.
+_REQUESTS = {
+    signal.SIGINT: ("Ctrl-C (SIGINT)", 130),
+    signal.SIGTERM: ("SIGTERM", 143),
+    signal.SIGALRM: ("--max_minutes", 3),
+}
+
+
+class Stopped(BaseException):
+    """The run was asked to stop and has been saved; no Exception, so that nothing swallows it.
+
+    Attributes:
+        exit_code: of the process.
+    """
+
+    def __init__(self, reason: str, exit_code: int) -> None:
+        super().__init__(reason)
+        self.exit_code = exit_code
+
+
+class FolderInUseError(Exception):
+    """Another process is writing to the run's folder; the message is one sentence for the user."""
+
+
+class Control:
+    """Requests to stop, and when to save. Without `with`, nothing is caught and nothing stops.
+
+    Args:
+        checkpoint_every: epochs between checkpoints, 0 for about every five minutes.
+        max_minutes: stop before the process is so old; 0 for no limit.
+        started: when the process began, of time.monotonic().
+
+    Attributes:
+        save: writes a checkpoint; whoever runs the tasks sets it.
+    """
+
+    def __init__(
+        self, checkpoint_every: int = 0, max_minutes: float = 0.0, started: float | None = None
+    ) -> None:
+        self.save: Callable[[], None] = lambda: None
+        self._checkpoint_every = checkpoint_every
+        self._seconds = 60 * max_minutes
+        self._started = time.monotonic() if started is None else started
+        self._saved = time.monotonic()
+        self._request: signal.Signals | None = None
+        self._at_once = False
+        self._former: dict[signal.Signals, object] = {}
+
+    def __enter__(self) -> Self:
+        for number in _REQUESTS:
+            self._former[number] = signal.signal(number, self._handle)
+        if self._seconds:
+            # What is left for the step in progress and for writing the checkpoint.
+            margin = min(30.0, 0.1 * self._seconds)
+            left = self._started + self._seconds - margin - time.monotonic()
+            signal.setitimer(signal.ITIMER_REAL, max(left, 1e-3))
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for number, former in self._former.items():
+            signal.signal(number, former)
+
+    def after_step(self) -> None:
+        """Stop if that was asked for; save if the last checkpoint is five minutes old.
+
+        Raises:
+            Stopped: after saving the run.
+        """
+        overdue = not self._checkpoint_every and time.monotonic() - self._saved > AUTOMATIC_SECONDS
+        if overdue or self._request:
+            self.checkpoint()
+
+    def after_epoch(self, epoch: int) -> None:
+        """Do what `after_step` does, and save after every `checkpoint_every` epochs.
+
+        Args:
+            epoch: epochs of the task that are done.
+
+        Raises:
+            Stopped: after saving the run.
+        """
+        if self._checkpoint_every and epoch % self._checkpoint_every == 0:
+            self.checkpoint()
+        else:
+            self.after_step()
+
+    def checkpoint(self) -> None:
+        """Save the run now; stop if that was asked for.
+
+        Raises:
+            Stopped: after saving the run.
+        """
+        self.save()
+        self._saved = time.monotonic()
+        self._stop_if_asked()
+
+    @contextlib.contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """While inside, a request to stop raises Stopped at once: the run was saved just before."""
+        self._at_once = True
+        try:
+            self._stop_if_asked()
+            yield
+        finally:
+            self._at_once = False
+
+    def _stop_if_asked(self) -> None:
+        if self._request:
+            raise Stopped(*_REQUESTS[self._request])
+
+    def _handle(self, number: int, _frame: FrameType | None) -> None:
+        if number == signal.SIGINT and self._request == signal.SIGINT:
+            raise KeyboardInterrupt
+        self._request = signal.Signals(number)
+        if self._at_once:
+            self._stop_if_asked()
+        if number == signal.SIGINT:
+            # Not by logging: the signal may have come in the middle of a line being written.
+            os.write(2, b"\nstopping after this step; Ctrl-C once more leaves at once\n")
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other processes from writing to a run's folder, or be kept from it.
+
+    The lock is the kernel's (flock, on main.log, which is only ever appended to or cut), so that
+    it ends with the process, however that ends.
+
+    Raises:
+        FolderInUseError: another process has the lock.
+        OSError: main.log cannot be opened; the error names it.
+    """
+    descriptor = os.open(folder / "main.log", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    _LOCKS.add(descriptor)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise FolderInUseError(
+                f"another process is running {folder} at this moment; wait for it or stop it, or "
+                "start a run of its own without --resume"
+            ) from error
+        except OSError as error:
+            raise named(error, folder / "main.log") from error
+        yield
+    finally:
+        _LOCKS.remove(descriptor)
+        os.close(descriptor)
+
+
+_LOCKS: set[int] = set()
+
+
+def _unlock_in_child() -> None:
+    # A worker process that outlives a killed run for a moment shall not hold the run's lock.
+    for descriptor in _LOCKS:
+        os.close(descriptor)
+
+
+os.register_at_fork(after_in_child=_unlock_in_child)

@@ -1,0 +1,185 @@
+"""Which runs a --resume means, and whether they may go on with the settings given.
+
+A call of the program makes one run for each class order (`seed`), each with its own folder and its
+own checkpoints. The runs of one call belong together: their config.json has the same `_call`, and
+`_seeds` lists all of them. `--resume` without a folder looks, under the log folder, for the newest
+call with the same settings that is not finished.
+"""
+
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from utils.checkpoint import CheckpointError, load_run
+from utils.config import Config, changed_keys, num_classes
+from utils.data_manager import split_classes
+from utils.logbook import runs_folder
+from utils.settings import shown
+
+log = logging.getLogger("memo")
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of the program: its runs that exist already.
+
+    Attributes:
+        name: what tells it from other calls.
+        folders: of its runs, by seed.
+    """
+
+    name: str
+    folders: dict[int, Path]
+
+
+def new_call() -> Call:
+    """Return a call that has no runs yet."""
+    return Call(uuid4().hex, {})
+
+
+def tasks_to_do(config: Config) -> int:
+    """Return after how many tasks a run with these settings is finished."""
+    classes = num_classes(config.dataset, config.synthetic_classes)
+    return config.stop_after_task or len(split_classes(classes, config.init_cls, config.increment))
+
+
+def tasks_done(checkpoint: dict[str, Any]) -> int:
+    """Return how many tasks a run had finished when this checkpoint was made."""
+    return len(checkpoint["progress"]["seconds"])
+
+
+def is_finished(folder: Path, config: Config) -> bool:
+    """Return whether a run has done all that the settings ask for.
+
+    Raises:
+        CheckpointError: none of its checkpoints can be read.
+    """
+    try:
+        summary = json.loads((folder / "summary.json").read_text())
+        if summary["tasks_finished"] < tasks_to_do(config):
+            return False  # the usual case, known without reading a large file
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # the checkpoint decides
+    checkpoint, _ = load_run(folder)
+    return checkpoint is not None and tasks_done(checkpoint) >= tasks_to_do(config)
+
+
+def refuse_changes(folder: Path, before: dict[str, Any], config: Config) -> None:
+    """Raise CheckpointError if settings that decide the results are not those of the run."""
+    now = config.to_dict()
+    changed = changed_keys(before, now)
+    if changed:
+        listed = ", ".join(
+            f"{key} is {shown(now[key])} but was "
+            f"{shown(before[key]) if key in before else 'not there'}"
+            for key in changed
+        )
+        raise CheckpointError(
+            f"the run in {folder} was made with other settings: {listed}; give those it was made "
+            "with (--resume with its folder and no other flags reads them there) or start a new run"
+        )
+
+
+def find_call(config: Config, resume: str | bool | None) -> Call:
+    """Return the call to go on with; a new one where nothing is to be resumed.
+
+    Args:
+        config: the settings.
+        resume: the folder of a run, True for the newest unfinished call with these settings, or
+            None for a new one.
+
+    Raises:
+        CheckpointError: the folder is no run's, or a run that was made with other settings.
+    """
+    if resume is None:
+        return new_call()
+    if resume is not True:
+        folder = Path(resume)
+        checkpoint, _ = load_run(folder)
+        notes = read_notes(folder / "config.json")
+        if checkpoint is None and notes is None:
+            raise CheckpointError(
+                f"{folder} is not the folder of a run that could go on: it has neither a "
+                "checkpoint nor a config.json that can be read"
+            )
+        refuse_changes(folder, checkpoint["config"] if checkpoint else notes, config)
+        return Call((notes or {}).get("_call") or uuid4().hex, {config.seed[0]: folder})
+
+    parent = runs_folder(
+        config.log_dir, config.prefix, config.dataset, config.model_name, config.debug
+    )
+    calls: dict[str, dict[int, Path]] = {}
+    # Names begin with the time, so the newest is last.
+    for path in sorted(parent.glob("*/config.json")):
+        notes = read_notes(path)
+        if notes is None:
+            log.warning(
+                "%s is damaged, so its run is passed over; to go on with that one, give "
+                "--resume %s and its settings with --config",
+                path,
+                path.parent,
+            )
+        elif _belongs(notes, config):
+            calls.setdefault(notes["_call"], {})[notes["seed"][0]] = path.parent
+    newest_first = [Call(name, folders) for name, folders in reversed(calls.items())]
+    for call in newest_first:
+        if not _call_is_finished(call, config):
+            return call
+    if newest_first:
+        return newest_first[0]
+    log.info(
+        "--resume: no run with these settings has begun in %s; starting from the beginning", parent
+    )
+    return new_call()
+
+
+def _belongs(notes: dict[str, Any], config: Config) -> bool:
+    """Return whether a config.json is of a call with these settings and seeds."""
+    complete = {"_call", "_seeds", "seed"} <= notes.keys()
+    return (
+        complete
+        and notes["_seeds"] == config.seed
+        and set(changed_keys(notes, config.to_dict())) <= {"seed"}
+    )
+
+
+def _call_is_finished(call: Call, config: Config) -> bool:
+    try:
+        return all(
+            seed in call.folders and is_finished(call.folders[seed], config) for seed in config.seed
+        )
+    except CheckpointError as error:
+        log.warning("passed over: %s", error)
+        return True
+
+
+def read_notes(path: Path) -> dict[str, Any] | None:
+    """Return a run's config.json, or None where it is missing or damaged."""
+    try:
+        notes = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
+    return notes if isinstance(notes, dict) else None
+
+
+def changed_machine(before: dict[str, Any], now: dict[str, Any]) -> str | None:
+    """Return the sentence that warns of another machine, or None where it is the same.
+
+    Args:
+        before: facts of `utils.devices.machine_facts`, of the process that began the run.
+        now: the same of this process.
+    """
+    changed = [
+        f"{name} {before.get(name)} -> {now.get(name)}"
+        for name in {**before, **now}
+        if before.get(name) != now.get(name)
+    ]
+    if not changed:
+        return None
+    return (
+        f"this machine is not the one that the run began on ({'; '.join(changed)}): the result "
+        "will no longer be bit for bit that of an uninterrupted run"
+    )
