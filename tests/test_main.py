@@ -26,6 +26,8 @@ FILES = {
     "predictions.npz",
     "per_class.csv",
     "curves.png",
+    "checkpoint.pt",
+    "checkpoint_previous.pt",
 }
 
 
