@@ -48,25 +48,30 @@ def undisturbed(config, tmp_path_factory):
 def kill_and_resume(kills, flags, undisturbed, tmp_path, longest_life):
     """Kill a run at random moments, resuming each time; return how far it was at each kill.
 
-    A life lasts up to `longest_life` times the undisturbed run's seconds / kills: short enough
-    that the run is not over before its last kill, since part of the work is done again.
+    A life lasts up to `longest_life` times the undisturbed run's seconds / kills. Should the run be
+    over before its last kill, another one is made, with shorter lives.
     """
     expected, seconds = undisturbed
     seed = random.randrange(2**32)
     sys.stdout.write(f"moments of seed {seed}\n")
     moments, hits = random.Random(seed), []
-    flags = [*flags, "--log_dir", tmp_path, "--checkpoint_every", 1, "--resume"]
+    resume = [*flags, "--log_dir", tmp_path, "--checkpoint_every", 1, "--resume"]
     for kill in range(kills):
-        program = Program(*flags, output=tmp_path / f"said {kill}")
+        program = Program(*resume, output=tmp_path / f"said {kill}")
         # It goes on, or begins again where it was killed before its first checkpoint.
         program.wait_for("resumed", "on cpu; logs in")
         time.sleep(moments.uniform(0, longest_life * seconds / kills))
         program.send(signal.SIGKILL)
-        assert program.wait() == -signal.SIGKILL, program.said()
+        code = program.wait()
+        if code == 0:
+            shorter = tmp_path / "shorter"
+            shorter.mkdir()
+            return kill_and_resume(kills, flags, undisturbed, shorter, longest_life / 2)
+        assert code == -signal.SIGKILL, program.said()
         (folder,) = folders(tmp_path)
         lines = [line for line in log_lines(folder) if line.startswith(("DEBUG", "INFO task"))]
         hits.append(lines[-1].split(":")[0].split(" ", 1)[1] if lines else "task 1, first epoch")
-    program = Program(*flags, output=tmp_path / "said at last")
+    program = Program(*resume, output=tmp_path / "said at last")
     assert program.wait() == 0, program.said()
     assert_same_run(folder, expected)
     assert not list(folder.glob(".*.tmp"))
