@@ -14,12 +14,14 @@ import os
 import re
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
 from conftest import REPOSITORY
+from tqdm import tqdm
 
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["utils.experiment", "utils.evaluation", "matplotlib.pyplot"])
@@ -86,11 +88,11 @@ class Program:
         """Return all that was written to the output file."""
         return self.output.read_text()
 
-    def wait_for(self, words: str, timeout: float = 60) -> None:
-        """Wait until the process has said something."""
+    def wait_for(self, *any_of: str, timeout: float = 60) -> None:
+        """Wait until the process has said one of these."""
         until = time.monotonic() + timeout
-        while not (self.output.exists() and words in self.said()):
-            assert time.monotonic() < until, f"{words!r} was not said in {timeout} s"
+        while not (self.output.exists() and any(words in self.said() for words in any_of)):
+            assert time.monotonic() < until, f"{any_of} was not said in {timeout} s"
             assert self.process.is_alive(), self.said()
             time.sleep(0.005)
 
@@ -108,6 +110,7 @@ def _run(
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     torch.set_num_threads(1)
+    tqdm.set_lock(threading.RLock())  # its own is a semaphore, which kill -9 would leave behind
     sys.path.insert(0, str(REPOSITORY))
     sys.argv = ["main_memo.py", *flags]
     import main_memo

@@ -17,6 +17,7 @@ from processes import (
     Program,
     assert_same_run,
     folders,
+    log_lines,
     rows_without_seconds,
 )
 
@@ -30,54 +31,65 @@ def config(tmp_path_factory):
     return ["--config", path]
 
 
-@pytest.fixture(scope="module")
-def undisturbed(config, tmp_path_factory):
-    """Return the folder of a run that nothing happened to, and the seconds it took."""
-    logs = tmp_path_factory.mktemp("undisturbed")
-    program = Program(*config, "--log_dir", logs, output=logs / "said")
+def run_undisturbed(flags, logs):
+    """Return the folder of a run that nothing happens to, and the seconds that its work took."""
+    program = Program(*flags, "--log_dir", logs, output=logs / "said")
     program.wait_for("on cpu; logs in")
     began = time.monotonic()
     assert program.wait() == 0, program.said()
-    (folder,) = folders(logs)
-    return folder, time.monotonic() - began
+    return folders(logs)[0], time.monotonic() - began
 
 
-def kill_and_resume(kills, config, undisturbed, tmp_path):
-    """Kill a run `kills` times at random moments, resuming each time; return where it was hit."""
+@pytest.fixture(scope="module")
+def undisturbed(config, tmp_path_factory):
+    return run_undisturbed(config, tmp_path_factory.mktemp("undisturbed"))
+
+
+def kill_and_resume(kills, flags, undisturbed, tmp_path, longest_life):
+    """Kill a run at random moments, resuming each time; return how far it was at each kill.
+
+    A life lasts up to `longest_life` times the undisturbed run's seconds / kills. Should the run be
+    over before its last kill, another one is made, with shorter lives.
+    """
     expected, seconds = undisturbed
     seed = random.randrange(2**32)
-    moments, hits = random.Random(seed), []
-    flags = [*config, "--log_dir", tmp_path, "--checkpoint_every", 1]
     sys.stdout.write(f"moments of seed {seed}\n")
-    # Each life is a fraction of the whole run, so that the kills are spread over all of it.
-    while True:
-        program = Program(*flags, *(["--resume"] if hits else []), output=tmp_path / "said")
-        if len(hits) == kills:
-            assert program.wait() == 0, program.said()
-            break
-        began = time.monotonic()
-        life = moments.uniform(0, 2.5 * seconds / kills)
-        while program.process.is_alive() and time.monotonic() < began + life:
-            time.sleep(0.001)
+    moments, hits = random.Random(seed), []
+    resume = [*flags, "--log_dir", tmp_path, "--checkpoint_every", 1, "--resume"]
+    for kill in range(kills):
+        program = Program(*resume, output=tmp_path / f"said {kill}")
+        # It goes on, or begins again where it was killed before its first checkpoint.
+        program.wait_for("resumed", "on cpu; logs in")
+        time.sleep(moments.uniform(0, longest_life * seconds / kills))
         program.send(signal.SIGKILL)
         code = program.wait()
-        if code == 0:  # it was done before its time: what is left of the kills cannot be done
-            break
-        assert code == -signal.SIGKILL
-        hits.append(f"{life:.2f} s")
-    assert_same_run(folders(tmp_path)[-1], expected)
-    assert not list(folders(tmp_path)[-1].glob(".*.tmp"))
+        if code == 0:
+            shorter = tmp_path / "shorter"
+            shorter.mkdir()
+            return kill_and_resume(kills, flags, undisturbed, shorter, longest_life / 2)
+        assert code == -signal.SIGKILL, program.said()
+        (folder,) = folders(tmp_path)
+        lines = [line for line in log_lines(folder) if line.startswith(("DEBUG", "INFO task"))]
+        hits.append(lines[-1].split(":")[0].split(" ", 1)[1] if lines else "task 1, first epoch")
+    program = Program(*resume, output=tmp_path / "said at last")
+    assert program.wait() == 0, program.said()
+    assert_same_run(folder, expected)
+    assert not list(folder.glob(".*.tmp"))
     return hits
 
 
 def test_three_kills_at_random_moments(config, undisturbed, tmp_path):
-    assert kill_and_resume(3, config, undisturbed, tmp_path)
+    assert kill_and_resume(3, config, undisturbed, tmp_path, 1.5)
 
 
 @pytest.mark.slow
-def test_twenty_kills_at_random_moments(config, undisturbed, tmp_path):
-    hits = kill_and_resume(20, config, undisturbed, tmp_path)
-    sys.stdout.write(f"{len(hits)} kills after {', '.join(hits)}\n")
+def test_twenty_kills_at_random_moments(config, tmp_path):
+    flags = [*config, "--init_epoch", 20, "--epochs", 15]
+    (tmp_path / "undisturbed").mkdir()
+    (tmp_path / "killed").mkdir()
+    undisturbed = run_undisturbed(flags, tmp_path / "undisturbed")
+    hits = kill_and_resume(20, flags, undisturbed, tmp_path / "killed", 2.5)
+    sys.stdout.write(f"{len(hits)} kills, after: {'; '.join(hits)}\n")
     assert len(hits) == 20
 
 
