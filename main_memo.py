@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if options.evaluate is not None:
             sys.stdout.write(evaluate_run(config, options.evaluate, options.task, options.export))
         else:
-            run(config, options.resume, started)
+            run(config, options.resume, started, warnings)
     except (DataError, CheckpointError, FolderInUseError, TensorBoardError) as error:
         return _leave(error, 2)
     except TrainingError as error:

@@ -78,7 +78,11 @@ class Memo(Learner):
         config, first = self.config, self.task == 0
         if first and config.skip:
             accuracy = load_first_task(
-                config.init_checkpoint, self.network, config.init_cls, self.tasks.class_order
+                config.init_checkpoint,
+                self.network,
+                config.init_cls,
+                self.tasks.class_order,
+                config.dataset,
             )
             said = "" if accuracy is None else f" (test accuracy stored with it: {accuracy:.2f} %)"
             log.info("task 1: not trained but read from %s%s", config.init_checkpoint, said)

@@ -308,3 +308,23 @@ def test_a_diverging_run_stops_with_a_sentence(small_data, tmp_path):
     assert "Traceback" not in result.stderr
     assert "task 1" in result.stderr
     assert "--init_lr" in result.stderr
+
+
+def test_what_the_program_warns_of_is_in_the_log(small_data, tmp_path):
+    result = run_program(
+        *small_data, *TINY, "--milestones", 5, "--log_dir", tmp_path, "--stop_after_task", 1
+    )
+    assert result.returncode == 0, result.stderr
+    assert "never reached" in result.stderr
+    (folder,) = tmp_path.glob("benchmark/synthetic/memo/*")
+    log = (folder / "main.log").read_text()
+    assert log.count("never reached") == 1
+    assert "WARNING" in log
+
+
+def test_a_first_task_that_is_not_there_is_named_before_anything_is_read(tmp_path):
+    flags = ["--skip", "--init_checkpoint", tmp_path / "x.pt", "--log_dir", tmp_path / "logs"]
+    result = run_program("--data_dir", tmp_path / "data", *flags)
+    assert result.returncode == 2
+    assert f"there is no file {tmp_path / 'x.pt'}" in result.stderr
+    assert list(tmp_path.iterdir()) == []

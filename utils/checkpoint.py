@@ -220,7 +220,11 @@ def load_survey_checkpoint(path: str | Path, convnet_type: str) -> SurveyCheckpo
 
 
 def load_first_task(
-    path: str | Path, net: AdaptiveNet, init_cls: int, class_order: Sequence[int]
+    path: str | Path,
+    net: AdaptiveNet,
+    init_cls: int,
+    class_order: Sequence[int],
+    dataset: str | None = None,
 ) -> float | None:
     """Load a trained first task into a net grown to it, keeping the net's dtype and device.
 
@@ -232,6 +236,7 @@ def load_first_task(
         net: grown to its first task of `init_cls` classes.
         init_cls: classes of the first task.
         class_order: this run's original class ids in the order they are shown.
+        dataset: this run's data set; a file that names another one is refused.
 
     Returns:
         the test accuracy stored in the file in percent, or None if there is none.
@@ -259,6 +264,10 @@ def load_first_task(
             raise CheckpointError(
                 f"{path} was made after task {ours['task']}, but a run can only start from one "
                 "made after task 1"
+            )
+        if dataset is not None and ours.get("dataset", dataset) != dataset:
+            raise CheckpointError(
+                f"{path} was trained on {ours['dataset']}, but dataset is {dataset}"
             )
         if ours["convnet_type"] != net.convnet_type:
             raise CheckpointError(

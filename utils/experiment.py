@@ -10,6 +10,7 @@ import os
 import shlex
 import statistics
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,18 +22,20 @@ from models import METHODS
 from models.base import Learner, Predictions, TrainingError
 from utils.augment import EvalTransform, TrainTransform
 from utils.budget import Cost, run_table
+from utils.catalog import DATASETS
 from utils.checkpoint import (
     NEWEST,
+    CheckpointError,
     load_run,
     random_state,
     save_run,
     save_task_checkpoint,
     set_random_state,
 )
-from utils.config import Config
+from utils.config import Config, num_classes
 from utils.control import Control, Stopped, locked
 from utils.data import ImageArrays, load_dataset
-from utils.data_manager import DataManager, make_class_order
+from utils.data_manager import DataManager, make_class_order, split_classes
 from utils.devices import machine_facts, make_deterministic, resolve_devices
 from utils.files import remove_leftovers
 from utils.inc_net import AdaptiveNet
@@ -63,7 +66,10 @@ log = logging.getLogger("memo")
 
 
 def run(
-    config: Config, resume: str | bool | None = None, started: float | None = None
+    config: Config,
+    resume: str | bool | None = None,
+    started: float | None = None,
+    warnings: Sequence[str] = (),
 ) -> list[Metrics]:
     """Run the experiment once for every class order in `config.seed`.
 
@@ -95,7 +101,20 @@ def run(
         seed in call.folders and is_finished(call.folders[seed], config) for seed in config.seed
     ):
         return [_finished(call.folders[seed]) for seed in config.seed]
+    if config.skip and not Path(config.init_checkpoint).is_file():
+        raise CheckpointError(
+            f"there is no file {config.init_checkpoint}; --init_checkpoint must name a trained "
+            "first task"
+        )
     devices, warning = resolve_devices(config.device)
+    if devices[0].type == "cpu" and config.device != [-1]:
+        expected = duration(estimate_seconds(config))
+        warning = warning or "no GPU on this machine: using the CPU"
+        warning += f"; the schedule will take about {expected} there"
+    notes = list(warnings)
+    if warning:
+        log.warning("%s", warning)
+        notes.append(warning)
     data = load_dataset(
         config.dataset,
         config.data_dir,
@@ -103,15 +122,11 @@ def run(
         synthetic_train_per_class=config.synthetic_train_per_class,
         synthetic_test_per_class=config.synthetic_test_per_class,
     )
-    if devices[0].type == "cpu" and config.device != [-1]:
-        expected = f"the schedule will take about {duration(estimate_seconds(config, data))} there"
-        log.warning("%s; %s", warning or "no GPU on this machine: using the CPU", expected)
-    elif warning:
-        log.warning("%s", warning)
     try:
         with Control(config.checkpoint_every, config.max_minutes, started) as control:
             results = [
-                run_class_order(config, data, devices, seed, control, call) for seed in config.seed
+                run_class_order(config, data, devices, seed, control, call, notes)
+                for seed in config.seed
             ]
     except torch.OutOfMemoryError as error:
         raise TrainingError(_out_of_memory(config, devices)) from error
@@ -127,6 +142,7 @@ def run_class_order(
     seed: int,
     control: Control,
     call: Call,
+    notes: Sequence[str],
 ) -> Metrics:
     """Run all tasks of one class order, or those that are left of it.
 
@@ -150,7 +166,7 @@ def run_class_order(
         checkpoint = _take_up(folder, config) if resumed else None
         if checkpoint and tasks_done(checkpoint) >= tasks_to_do(config):
             return _finished(folder)
-        return _run_in_folder(folder, config, data, devices, seed, control, call, checkpoint)
+        return _run_in_folder(folder, config, data, devices, seed, control, call, notes, checkpoint)
 
 
 def _run_in_folder(
@@ -161,6 +177,7 @@ def _run_in_folder(
     seed: int,
     control: Control,
     call: Call,
+    notes: Sequence[str],
     checkpoint: dict[str, Any] | None,
 ) -> Metrics:
     """Run the tasks of one class order that come after a checkpoint, or all of them."""
@@ -172,7 +189,7 @@ def _run_in_folder(
     setting = (
         f"{config.model_name}, {config.dataset} in {tasks.num_tasks} tasks of "
         f"{_sizes(tasks.task_sizes)} classes, {kept} exemplars, {config.convnet_type}, "
-        f"class order {'given' if config.class_order else seed}"
+        f"class order {_order_name(config, seed)}"
     )
     published = find_published(config)
     with Logbook(
@@ -182,8 +199,8 @@ def _run_in_folder(
         tensorboard=config.tensorboard,
     ) as logbook:
         written = {**config.to_dict(), "seed": [seed]}
-        notes = {"_call": call.name, "_seeds": config.seed, **provenance(devices)}
-        logbook.write_config({**written, **notes})
+        about = {"_call": call.name, "_seeds": config.seed, **provenance(devices)}
+        logbook.write_config({**written, **about})
         machine = machine_facts(devices, config.num_workers)
         torch.manual_seed(config.torch_seed)
         train_data, test_data = make_loaders(data, tasks, devices[0])
@@ -193,6 +210,8 @@ def _run_in_folder(
         if checkpoint is None:
             log.info("%s", setting)
             log.info("on %s; logs in %s", ", ".join(str(device) for device in devices), folder)
+            for note in notes:  # said on the terminal before there was a main.log
+                logbook.note(note)
             log.info("%s", _budget(config, tasks))
         else:
             learner.load_state_dict(checkpoint["learner"])
@@ -297,18 +316,7 @@ def _write_task(
     """Write and say what a finished task gave."""
     metrics, exemplars, seconds = progress.metrics, progress.exemplars, progress.seconds
     finished = len(seconds) == tasks_to_do(config)
-    save_task_checkpoint(
-        folder / f"task_{len(seconds)}.pt",
-        {
-            "convnet_type": config.convnet_type,
-            "task": len(seconds),
-            "task_sizes": tasks.task_sizes,
-            "class_order": tasks.class_order,
-            "network": learner.network.state_dict(),
-            "exemplars": learner.memory.state_dict(),
-            "test_accuracy": metrics.tasks[-1].cnn_top1,
-        },
-    )
+    # The results first: a disk too full for the network may have room for them.
     logbook.write_task(
         metrics,
         exemplars,
@@ -321,6 +329,19 @@ def _write_task(
         blocks=learner.blocks.rows if learner.blocks else (),
     )
     log.info("%s", task_line(metrics.tasks[-1], tasks.num_tasks, exemplars[-1], seconds[-1]))
+    save_task_checkpoint(
+        folder / f"task_{len(seconds)}.pt",
+        {
+            "convnet_type": config.convnet_type,
+            "dataset": config.dataset,
+            "task": len(seconds),
+            "task_sizes": tasks.task_sizes,
+            "class_order": tasks.class_order,
+            "network": learner.network.state_dict(),
+            "exemplars": learner.memory.state_dict(),
+            "test_accuracy": metrics.tasks[-1].cnn_top1,
+        },
+    )
     if finished:
         log.info("%s", final_table(metrics, exemplars, seconds))
 
@@ -378,23 +399,22 @@ def _out_of_memory(config: Config, devices: list[torch.device]) -> str:
     )
 
 
-def estimate_seconds(config: Config, data: ImageArrays) -> float:
-    """Estimate the time that training all tasks of one class order takes on this CPU, in seconds.
+def estimate_seconds(config: Config) -> float:
+    """Estimate the time that the training of all class orders takes on this CPU, in seconds.
 
     Times a training step of the first task's network and one of the second's: each further task
     adds one more frozen block, which costs what the second one's did.
     """
-    labels = DataManager(
-        data.train_labels,
-        data.test_labels,
-        config.class_order or list(range(data.num_classes)),
-        config.init_cls,
-        config.increment,
-    )
+    facts = DATASETS[config.dataset]
+    classes = num_classes(config.dataset, config.synthetic_classes)
+    per_class = facts.train_images / facts.classes
+    if config.dataset == "synthetic":
+        per_class = config.synthetic_train_per_class
+    task_sizes = split_classes(classes, config.init_cls, config.increment)
     network = AdaptiveNet(config.convnet_type)
-    images = torch.zeros(config.batch_size, *data.train_images.shape[1:])
+    images = torch.zeros(config.batch_size, 3, facts.image_size, facts.image_size)
     step_times = []
-    for new_classes in labels.task_sizes[:2]:
+    for new_classes in task_sizes[:2]:
         network.grow(new_classes)
         first = len(step_times) == 0
         network.freeze(
@@ -410,14 +430,14 @@ def estimate_seconds(config: Config, data: ImageArrays) -> float:
         step_times.append(min(times))
     per_block = step_times[1] - step_times[0] if len(step_times) > 1 else 0.0
     seconds = 0.0
-    for task in range(config.stop_after_task or labels.num_tasks):
+    for task in range(1 if config.skip else 0, tasks_to_do(config)):
         epochs = config.init_epoch if task == 0 else config.epochs
-        known = labels.known_classes(task)
+        known = sum(task_sizes[:task])
         stored = known * config.memory_per_class if config.fixed_memory else config.memory_size
-        new = len(labels.train_indices(known, labels.seen_classes(task)))
-        steps = math.ceil((new + (stored if task else 0)) / config.batch_size)
+        shown = task_sizes[task] * per_class + (stored if task else 0)
+        steps = math.ceil(shown / config.batch_size)
         seconds += epochs * steps * (step_times[0] + task * max(per_block, 0.0))
-    return seconds
+    return len(config.seed) * seconds
 
 
 def make_loaders(
@@ -444,6 +464,12 @@ def _report_seeds(seeds: list[int], results: list[Metrics]) -> None:
             statistics.mean(values),
             statistics.stdev(values),
         )
+
+
+def _order_name(config: Config, seed: int) -> str:
+    if config.class_order:
+        return "given"
+    return str(seed) if config.shuffle else "as numbered"
 
 
 def _sizes(task_sizes: list[int]) -> str:

@@ -2,7 +2,7 @@
 
 A run has a folder of its own (``run_folder``) and one ``Logbook`` that writes into it:
 
-    main.log              everything said on the terminal (progress bars aside), with the time
+    main.log              what the terminal says about the run, and a line per epoch, with the time
     config.json           every setting of the run, and where it ran (``provenance``)
     curves.csv            a line per task: accuracies, forgetting, exemplars held, seconds
     accuracy_matrix.csv   a line per task: accuracy on the classes of each task so far
@@ -157,6 +157,12 @@ class Logbook:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+    def note(self, warning: str) -> None:
+        """Put a warning into main.log that the terminal has had already."""
+        self._log_file.handle(
+            LOGGER.makeRecord(LOGGER.name, logging.WARNING, __file__, 0, warning, (), None)
+        )
 
     def close(self) -> None:
         """Stop writing to main.log. Closing twice is fine."""
