@@ -88,7 +88,7 @@ def test_twenty_kills_at_random_moments(config, tmp_path):
     (tmp_path / "undisturbed").mkdir()
     (tmp_path / "killed").mkdir()
     undisturbed = run_undisturbed(flags, tmp_path / "undisturbed")
-    hits = kill_and_resume(20, flags, undisturbed, tmp_path / "killed", 2.5)
+    hits = kill_and_resume(20, flags, undisturbed, tmp_path / "killed", 4)
     sys.stdout.write(f"{len(hits)} kills, after: {'; '.join(hits)}\n")
     assert len(hits) == 20
 
