@@ -26,7 +26,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from utils.config import ConfigError, help_text, load_config
+from utils.config import Config, ConfigError, Options, help_text, load_config
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -44,12 +44,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.print_config:
         sys.stdout.write(config.to_json())
         return 0
+    try:
+        return _start(config, options, started, warnings)
+    except KeyboardInterrupt:
+        return _leave("interrupted; --resume goes on from the last checkpoint", 130)
 
+
+def _start(config: Config, options: Options, started: float, warnings: Sequence[str]) -> int:
+    """Train or test; return the exit code."""
     # Imported here, because torch takes seconds: mistakes and --print_config are answered at once.
     from models.base import TrainingError
     from utils.checkpoint import CheckpointError
     from utils.control import FolderInUseError, Stopped
     from utils.data import DataError
+    from utils.devices import is_out_of_memory, out_of_memory, resolve_devices
     from utils.evaluation import evaluate_run
     from utils.experiment import run
     from utils.logbook import TensorBoardError
@@ -70,15 +78,20 @@ def main(argv: Sequence[str] | None = None) -> int:
             "and --resume goes on from the last one)",
             1,
         )
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        devices, _ = resolve_devices(config.device)
+        return _leave(out_of_memory(config.batch_size, config.convnet_type, devices), 1)
     except Stopped as stop:
         return stop.exit_code
-    except KeyboardInterrupt:
-        return _leave("interrupted; --resume goes on from the last checkpoint", 130)
     return 0
 
 
 def _leave(reason: object, code: int) -> int:
-    sys.stderr.write(f"main_memo.py: {reason}\n")
+    # What was typed may hold bytes that are no UTF-8; they must not keep the message from showing.
+    said = f"main_memo.py: {reason}\n".encode(errors="backslashreplace").decode()
+    sys.stderr.write(said)
     return code
 
 

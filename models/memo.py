@@ -212,7 +212,8 @@ class Memo(Learner):
             f"of {config.init_epoch if first else config.epochs}, step "
             f"{int(finite.int().argmin()) + 1} of {len(training.losses)}, at learning rate "
             f"{training.scheduler.get_last_lr()[0]:g}: try a lower "
-            f"--{'init_lr' if first else 'lrate'}, and see that the images are what they should be"
+            f"--{'init_lr' if first else 'lrate'} in a new run, and see that the images are what "
+            "they should be"
         )
 
     def set_modes(self) -> None:

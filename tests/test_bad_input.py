@@ -52,7 +52,9 @@ CASES = [  # words typed, settings in the JSON file, what the message says
     ("--task 0", {}, "--task: must be a whole number of at least 1, got 0"),
     ("--task last", {}, "--task: must be a whole number of at least 1"),
     ("--evaluate . --resume .", {}, "give one of them"),
-    ("--max_minutes soon", {}, "--max_minutes: must be a number of at least 0"),
+    ("--max_minutes soon", {}, "--max_minutes: must be a number from 0 to 525600"),
+    ("--max_minutes 1e12", {}, "--max_minutes: must be a number from 0 to 525600"),
+    ("", {"data_dir": "\ud800"}, "data_dir: must be the path of a folder, got"),
     ("--resume=", {}, "--resume: must be nothing, or the folder of a run"),
 ]  # fmt: skip
 
@@ -117,10 +119,10 @@ def flags(tmp_path):
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (None, "No such file"),
+        (None, "there is no file"),
         (b"", "is damaged or is no checkpoint (it is cut short or of another kind)"),
         (b"PK\3\4 not really", "is damaged or is no checkpoint"),
-        ("folder", "Is a directory"),
+        ("folder", "there is no file"),
     ],
 )
 def test_a_first_task_that_cannot_be_read(content, says, flags, tmp_path, capsys):
@@ -163,6 +165,7 @@ def test_a_config_that_may_not_be_read(tmp_path, capsys, monkeypatch):
 UNUSUAL = {  # settings, and the sizes of the tasks
     "batches of one image": ({"batch_size": 1}, [2, 2, 2]),
     "a batch larger than the data": ({"batch_size": 10_000}, [2, 2, 2]),
+    "a batch larger than memory": ({"batch_size": 10**9, "device": []}, [2, 2, 2]),
     "one class in the last task": ({"synthetic_classes": 5}, [2, 2, 1]),
     "one class in every task": (
         {"synthetic_classes": 3, "init_cls": 1, "increment": 1},

@@ -77,7 +77,7 @@ def equal(a, b) -> bool:
 
 
 def run_content(step=1):
-    keys = ("config", "machine", "learner", "progress", "random", "log_bytes")
+    keys = ("config", "machines", "call", "learner", "progress", "random", "log_bytes")
     return {**{key: {} for key in keys}, "learner": {"step": step, "weights": torch.randn(1000)}}
 
 
@@ -370,3 +370,33 @@ def test_first_tasks_that_do_not_fit_are_refused_untouched(tmp_path, content, me
     assert "first.pt" in str(error.value)
     assert "\n" not in str(error.value)
     assert equal(net.state_dict(), before)
+
+
+@pytest.mark.parametrize("kind", ["run", "task"])
+def test_any_flipped_bit_is_noticed(kind, tmp_path):
+    """Also those that no checksum of the zip archive covers, such as "this entry is a folder"."""
+    if kind == "run":
+        save_run(tmp_path, run_content(1))
+        path = tmp_path / NEWEST
+    else:
+        path = tmp_path / "task_1.pt"
+        save_task_checkpoint(path, task_payload(grown(4)))
+    whole = path.read_bytes()
+    directory = whole.index(b"PK\x01\x02")
+    random = np.random.default_rng(0)
+    for position in [directory + 38, len(whole) - 1, *random.integers(0, len(whole), 30)]:
+        damaged = bytearray(whole)
+        damaged[position] ^= 0x10
+        path.write_bytes(damaged)
+        with pytest.raises(CheckpointError, match=r"damaged|cannot read|not a"):
+            load_run(tmp_path) if kind == "run" else load_task_checkpoint(path)
+
+
+def test_a_foreign_file_whose_entry_says_it_is_a_folder_is_refused(tmp_path):
+    path = tmp_path / "survey.pkl"
+    torch.save({"convnet": {}, "fc": {"weight": torch.ones(2, 2)}, "test_acc": 1.0}, path)
+    damaged = bytearray(path.read_bytes())
+    damaged[damaged.index(b"PK\x01\x02") + 38] ^= 0x10
+    path.write_bytes(damaged)
+    with pytest.raises(CheckpointError, match="damaged"):
+        load_survey_checkpoint(path, "memo_conv2")

@@ -337,7 +337,7 @@ BAD_JSON_VALUES = [  # key, wrong value, what the message says would be right
     ("record_blocks", 1, "true or false"),
     ("deterministic", "yes", "true or false"),
     ("checkpoint_every", 0.5, "a whole number of at least 0"),
-    ("max_minutes", -1, "a number of at least 0"),
+    ("max_minutes", -1, "a number from 0 to 525600 (a year)"),
 ]
 
 

@@ -9,10 +9,10 @@ import torch
 from conftest import tiny_learner
 from processes import SMALL, Program, assert_same_run, folders
 
+import main_memo
 from models.base import TrainingError
-from utils import experiment
 from utils.checkpoint import load_run
-from utils.config import Config
+from utils.devices import is_out_of_memory, out_of_memory
 
 
 @pytest.fixture(scope="module")
@@ -140,20 +140,37 @@ def test_a_network_that_is_not_finite_is_not_saved():
         learner.state_dict()
 
 
-def test_too_little_memory_is_a_sentence(monkeypatch, tmp_path):
+def test_too_little_memory_is_a_sentence(monkeypatch, tmp_path, capsys):
     def no_memory(*args):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
     monkeypatch.setattr("models.memo.Memo.training_step", no_memory)
-    config = Config.from_dict({**SMALL, "log_dir": str(tmp_path), "batch_size": 77})
-    with pytest.raises(TrainingError, match=r"not enough for a batch of 77 images with memo_conv2"):
-        experiment.run(config)
+    path = tmp_path / "small.json"
+    path.write_text(json.dumps({**SMALL, "log_dir": str(tmp_path), "batch_size": 77}))
+    assert main_memo.main(["--config", str(path)]) == 1
+    said = capsys.readouterr().err
+    assert "not enough for a batch of 77 images with memo_conv2" in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory."), True),
+        (MemoryError(), True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to ..."), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling ..."), True),
+        (RuntimeError("shapes do not match"), False),
+    ],
+)
+def test_devices_say_in_several_ways_that_memory_is_used_up(error, expected):
+    assert is_out_of_memory(error) is expected
 
 
 def test_the_memory_of_the_gpu_is_named(monkeypatch):
     properties = SimpleNamespace(total_memory=8 * 2**30)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
-    said = experiment._out_of_memory(Config(), [torch.device("cuda", 1)])
+    said = out_of_memory(128, "memo_resnet32", [torch.device("cuda", 1)])
     assert "a batch of 128 images" in said
     assert "cuda:1 has 8.0 GiB" in said
     assert "--batch_size" in said

@@ -240,6 +240,39 @@ def test_a_folder_says_all_that_is_needed(copy):
     assert f"resumed before task 3: going on with {second}" in program.said()
 
 
+def test_a_call_of_several_seeds_stays_one_when_one_of_them_is_resumed(config, tmp_path):
+    flags = [*config, "--seed", 1, 2, "--log_dir", tmp_path]
+    moment = ("models.memo.Memo.begin_task", 2)  # the first seed's second task
+    program = Program(*flags, output=tmp_path / "said", die_at=moment)
+    assert program.wait() == -signal.SIGKILL
+    (first,) = folders(tmp_path)
+    program = Program("--resume", first, output=tmp_path / "again")
+    assert program.wait() == 0
+    assert "class orders 2 belong to the same call" in program.said()
+    program = Program(*flags, "--resume", output=tmp_path / "and again")
+    assert program.wait() == 0
+    assert f"{first} is finished: nothing to do" in program.said()
+    assert len(folders(tmp_path)) == 2
+    assert "over 2 class orders" in program.said()
+
+
+def test_blocks_are_recorded_for_whole_runs_only(copy):
+    _, second = folders(copy)
+    program = Program("--resume", second, "--record_blocks", output=copy / "again")
+    assert program.wait() == 2
+    assert "begun without --record_blocks" in program.said()
+
+
+def test_a_request_to_stop_that_comes_when_all_is_done_changes_nothing(config, tmp_path):
+    moment = ("utils.experiment.final_table", 1)
+    program = Program(
+        *config, "--log_dir", tmp_path, output=tmp_path / "said", die_at=moment,
+        signal_number=signal.SIGTERM,
+    )  # fmt: skip
+    assert program.wait() == 0, program.said()
+    assert "to go on" not in program.said()
+
+
 def test_a_run_that_stopped_after_its_task_can_be_made_longer(config, undisturbed, tmp_path):
     flags = [*config, "--log_dir", tmp_path]
     said = tmp_path / "said"
@@ -284,15 +317,19 @@ def test_another_machine_is_one_warning(copy):
     _, folder = folders(copy)
     content, _ = load_run(folder)
     del content["format"]
-    content["machine"] |= {"threads": 64, "devices": "NVIDIA H100"}
+    here = content["machines"][0]
+    content["machines"] = [here | {"threads": 64, "devices": "NVIDIA H100"}]
     save_run(folder, content)
     program = Program("--resume", folder, output=copy / "again")
     assert program.wait() == 0
     assert program.said().count("WARNING") == 1
     assert (
-        "this machine is not the one that the run began on (devices NVIDIA H100 -> CPU; "
+        "this run has not stayed on the machine that it began on (devices NVIDIA H100 -> CPU; "
         "threads 64 -> 1): the result will no longer be bit for bit" in program.said()
     )
+    # Said again by whoever goes on later, also back on the first machine.
+    saved, _ = load_run(folder)
+    assert saved["machines"] == [here | {"threads": 64, "devices": "NVIDIA H100"}, here]
 
 
 def test_the_same_run_twice_at_once_is_refused(config, tmp_path):

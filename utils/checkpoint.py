@@ -27,6 +27,7 @@ tasks is a dict of `convnet` (a whole network's state dict), `fc` (its classifie
 
 import contextlib
 import errno
+import hashlib
 import io
 import os
 import random
@@ -46,7 +47,8 @@ from utils.inc_net import AdaptiveNet, state_mismatch
 FORMAT = "memo-task-1"
 RUN_FORMAT = "memo-run-1"
 NEWEST, PREVIOUS = "checkpoint.pt", "checkpoint_previous.pt"
-_RUN_KEYS = ("config", "machine", "learner", "progress", "random", "log_bytes")
+_DIGEST = 64  # hexadecimal digits of SHA-256
+_RUN_KEYS = ("config", "machines", "call", "learner", "progress", "random", "log_bytes")
 _KEYS = ("convnet_type", "task", "task_sizes", "class_order", "network")
 
 # How a pickle spells a NumPy scalar: a function and its dtype. NumPy 1 and 2 keep the function in
@@ -154,6 +156,7 @@ def _as_run(path: Path) -> dict[str, Any]:
     missing = [key for key in _RUN_KEYS if key not in content]
     if missing:
         raise CheckpointError(f"{path} is a run's checkpoint without {', '.join(missing)}")
+    _require_whole(path)
     return content
 
 
@@ -185,16 +188,24 @@ def _write(path: Path, content: dict[str, Any]) -> None:
     # Through memory, so that a full disk is an OSError here rather than an error inside torch.
     buffer = io.BytesIO()
     torch.save(content, buffer)
-    write_file(path, buffer.getbuffer())
+    # The last bytes of a zip archive are its comment: there goes the digest of all bytes before.
+    # The archive's own checksums do not cover its directory.
+    with zipfile.ZipFile(buffer, "a") as archive:
+        archive.comment = b"0" * _DIGEST
+    file = buffer.getbuffer()
+    file[-_DIGEST:] = hashlib.sha256(file[:-_DIGEST]).hexdigest().encode()
+    write_file(path, file)
 
 
 def _is_whole(path: Path) -> bool:
-    """Return whether every checksum inside a file of torch.save holds."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return archive.testzip() is None
-    except zipfile.BadZipFile:
-        return False
+    """Return whether a file of `_write` is, to the last bit, what was written."""
+    content = path.read_bytes()
+    return hashlib.sha256(content[:-_DIGEST]).hexdigest().encode() == content[-_DIGEST:]
+
+
+def _require_whole(path: str | Path) -> None:
+    if not _is_whole(Path(path)):
+        raise CheckpointError(f"{path} is damaged: its SHA-256 is not the one written with it")
 
 
 def load_task_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -301,7 +312,12 @@ def _read(path: str | Path, remedy: str = "; copy or make it again, or give anot
         with open(path, "rb") as file:
             if zipfile.is_zipfile(file):
                 reason = "a checksum inside it is wrong"
-                if zipfile.ZipFile(file).testzip() is not None:
+                archive = zipfile.ZipFile(file)
+                if archive.testzip() is not None or any(
+                    # torch reads nothing for what says it is a folder, and says nothing either.
+                    entry.is_dir() or entry.external_attr & 0x10
+                    for entry in archive.infolist()
+                ):
                     raise ValueError(reason)
                 reason = "it holds more than tensors and plain values"
             file.seek(0)
@@ -327,6 +343,7 @@ def _as_task_checkpoint(content: Any, path: str | Path) -> dict[str, Any]:
     missing = [key for key in _KEYS if key not in content]
     if missing:
         raise CheckpointError(f"{path} is a task checkpoint without {', '.join(missing)}")
+    _require_whole(path)
     return content
 
 

@@ -111,6 +111,7 @@ def _all_different(values: list) -> bool:
 
 
 POSITIVE = number("a number above 0", lambda value: value > 0)
+MINUTES = number("a number from 0 to 525600 (a year)", lambda value: 0 <= value <= 525_600)
 NOT_NEGATIVE = number("a number of at least 0", lambda value: value >= 0)
 DECAY = number("a number above 0 and at most 1", lambda value: 0 < value <= 1)
 SEED = whole(0, 2**32 - 1)  # the range of NumPy's legacy generator
@@ -256,7 +257,7 @@ class Config:
     checkpoint_every: int = setting(0, whole(0),
         "save the run every so many epochs; 0 does so after about every 5 minutes of work; it is "
         "always saved after a task's training and after the task", decides=NOTHING)
-    max_minutes: float = setting(0.0, NOT_NEGATIVE,
+    max_minutes: float = setting(0.0, MINUTES,
         "save the run and stop, with exit code 3, before so many minutes are over; 0 sets no limit",
         decides=NOTHING)
     # fmt: on

@@ -183,6 +183,7 @@ def _unlock_in_child() -> None:
     # A worker process that outlives a killed run for a moment shall not hold the run's lock.
     for descriptor in _LOCKS:
         os.close(descriptor)
+    _LOCKS.clear()
 
 
 os.register_at_fork(after_in_child=_unlock_in_child)

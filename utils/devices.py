@@ -55,3 +55,26 @@ def machine_facts(devices: Sequence[torch.device], num_workers: int) -> dict[str
 
 def _listed(ids: Sequence[int]) -> str:
     return ", ".join(str(index) for index in ids)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Return whether an error is some device's way of saying that its memory is used up."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return any(
+        words in str(error) for words in ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
+    )
+
+
+def out_of_memory(batch_size: int, convnet_type: str, devices: list[torch.device]) -> str:
+    """Say what did not fit into which device."""
+    sizes = ", ".join(
+        f"{device} has {torch.cuda.get_device_properties(device).total_memory / 2**30:.1f} GiB"
+        for device in devices
+        if device.type == "cuda"
+    )
+    return (
+        f"the memory of the device is not enough for a batch of {batch_size} images with "
+        f"{convnet_type} ({sizes or 'it is the CPU'}, other programs may use some of it): "
+        "give a smaller --batch_size or another -d"
+    )

@@ -124,11 +124,13 @@ def _export(path: Path, saved: dict[str, Any]) -> str:
     try:
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if path.exists():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
         save_state_dict(path, saved["network"])
     except OSError as error:
         raise CheckpointError(
-            f"cannot write --export {path}: {error.strerror}; the path of a file is needed, in a "
-            "folder that is there and has room"
+            f"cannot write --export {path}: {error.strerror}; the path of a new file is needed, in "
+            "a folder that is there and has room"
         ) from error
     sizes = saved["task_sizes"][: saved["task"]]
     return (

@@ -5,7 +5,6 @@ is said here or by the progress bar of a task; everything a run leaves is writte
 """
 
 import logging
-import math
 import os
 import shlex
 import statistics
@@ -122,16 +121,20 @@ def run(
         synthetic_train_per_class=config.synthetic_train_per_class,
         synthetic_test_per_class=config.synthetic_test_per_class,
     )
-    try:
-        with Control(config.checkpoint_every, config.max_minutes, started) as control:
-            results = [
-                run_class_order(config, data, devices, seed, control, call, notes)
-                for seed in config.seed
-            ]
-    except torch.OutOfMemoryError as error:
-        raise TrainingError(_out_of_memory(config, devices)) from error
+    with Control(config.checkpoint_every, config.max_minutes, started) as control:
+        results = [
+            run_class_order(config, data, devices, seed, control, call, notes)
+            for seed in config.seed
+        ]
     if len(results) > 1:
         _report_seeds(config.seed, results)
+    others = [seed for seed in call.seeds if seed not in config.seed]
+    if others:
+        log.info(
+            "class orders %s belong to the same call: to go on with all of them, give the first "
+            "command again with --resume",
+            ", ".join(map(str, others)),
+        )
     return results
 
 
@@ -199,9 +202,11 @@ def _run_in_folder(
         tensorboard=config.tensorboard,
     ) as logbook:
         written = {**config.to_dict(), "seed": [seed]}
-        about = {"_call": call.name, "_seeds": config.seed, **provenance(devices)}
+        about = {"_call": call.name, "_seeds": call.seeds, **provenance(devices)}
         logbook.write_config({**written, **about})
-        machine = machine_facts(devices, config.num_workers)
+        machines = list(checkpoint["machines"]) if checkpoint else []
+        if machine_facts(devices, config.num_workers) not in machines:
+            machines.append(machine_facts(devices, config.num_workers))
         torch.manual_seed(config.torch_seed)
         train_data, test_data = make_loaders(data, tasks, devices[0])
         learner = METHODS[config.model_name](config, tasks, train_data, test_data, devices)
@@ -220,7 +225,7 @@ def _run_in_folder(
             task = len(progress.seconds)
             where = "in" if learner.task == task else "before"
             log.info("resumed %s task %d: going on with %s", where, task + 1, folder)
-            warning = changed_machine(checkpoint["machine"], machine)
+            warning = changed_machine(machines)
             if warning:
                 log.warning("%s", warning)
         began = time.perf_counter() - progress.spent  # the task in progress
@@ -231,7 +236,9 @@ def _run_in_folder(
                 folder,
                 {
                     "config": written,
-                    "machine": machine,
+                    "machines": machines,
+                    "call": [call.name, call.seeds],
+                    "versions": {key: str(about[key]) for key in ("_python", "_torch", "_numpy")},
                     "learner": learner.state_dict(),
                     "progress": progress.to_dict(),
                     "random": random_state(),
@@ -256,10 +263,16 @@ def _run_in_folder(
                 progress.add(predictions, len(learner.memory), time.perf_counter() - began)
                 _write_task(folder, config, tasks, learner, logbook, progress, predictions)
                 began = time.perf_counter()
-                control.checkpoint()
+                if len(progress.seconds) < tasks_to_do(config):
+                    control.checkpoint()
+                else:
+                    save()  # finished: a request to stop that came now has nothing left to stop
         except (Stopped, KeyboardInterrupt) as stop:
             say = f"stopped by {stop}" if isinstance(stop, Stopped) else "left at once"
-            log.info("%s; to go on: python main_memo.py --resume %s", say, shlex.quote(str(folder)))
+            again = f"python main_memo.py --resume {shlex.quote(str(folder))}"
+            if len(call.seeds) > 1:
+                again += ", or for all its class orders the same command again with --resume"
+            log.info("%s; to go on: %s", say, again)
             raise
         except TrainingError as error:
             log.debug("%s", error)
@@ -362,6 +375,12 @@ def _take_up(folder: Path, config: Config) -> dict[str, Any] | None:
         os.truncate(folder / "main.log", 0)
         return None
     refuse_changes(folder, checkpoint["config"] | {"seed": config.seed}, config)
+    recorded = checkpoint["config"].get("record_blocks", False)
+    if recorded != config.record_blocks and tasks_done(checkpoint) < tasks_to_do(config):
+        raise CheckpointError(
+            f"the run in {folder} was begun {'with' if recorded else 'without'} --record_blocks; "
+            "blocks are recorded from the beginning of a run or not at all"
+        )
     length = min(checkpoint["log_bytes"], (folder / "main.log").stat().st_size)
     if tasks_done(checkpoint) < tasks_to_do(config):
         os.truncate(folder / "main.log", length)
@@ -385,20 +404,6 @@ def _kept(folder: Path) -> str:
     return f"(there was no checkpoint yet; the log is in {folder})"
 
 
-def _out_of_memory(config: Config, devices: list[torch.device]) -> str:
-    """Say what did not fit into which device."""
-    sizes = ", ".join(
-        f"{device} has {torch.cuda.get_device_properties(device).total_memory / 2**30:.1f} GiB"
-        for device in devices
-        if device.type == "cuda"
-    )
-    return (
-        f"the memory of the device is not enough for a batch of {config.batch_size} images with "
-        f"{config.convnet_type} ({sizes or 'it is the CPU'}, other programs may use some of it): "
-        "give a smaller --batch_size or another -d"
-    )
-
-
 def estimate_seconds(config: Config) -> float:
     """Estimate the time that the training of all class orders takes on this CPU, in seconds.
 
@@ -412,7 +417,8 @@ def estimate_seconds(config: Config) -> float:
         per_class = config.synthetic_train_per_class
     task_sizes = split_classes(classes, config.init_cls, config.increment)
     network = AdaptiveNet(config.convnet_type)
-    images = torch.zeros(config.batch_size, 3, facts.image_size, facts.image_size)
+    # No larger than a usual batch: the memory of the real one is not this estimate's to ask for.
+    images = torch.zeros(min(config.batch_size, 128), 3, facts.image_size, facts.image_size)
     step_times = []
     for new_classes in task_sizes[:2]:
         network.grow(new_classes)
@@ -435,8 +441,7 @@ def estimate_seconds(config: Config) -> float:
         known = sum(task_sizes[:task])
         stored = known * config.memory_per_class if config.fixed_memory else config.memory_size
         shown = task_sizes[task] * per_class + (stored if task else 0)
-        steps = math.ceil(shown / config.batch_size)
-        seconds += epochs * steps * (step_times[0] + task * max(per_block, 0.0))
+        seconds += epochs * shown / len(images) * (step_times[0] + task * max(per_block, 0.0))
     return len(config.seed) * seconds
 
 

@@ -29,15 +29,17 @@ class Call:
     Attributes:
         name: what tells it from other calls.
         folders: of its runs, by seed.
+        seeds: all that the call was asked for.
     """
 
     name: str
     folders: dict[int, Path]
+    seeds: list[int]
 
 
-def new_call() -> Call:
+def new_call(config: Config) -> Call:
     """Return a call that has no runs yet."""
-    return Call(uuid4().hex, {})
+    return Call(uuid4().hex, {}, config.seed)
 
 
 def tasks_to_do(config: Config) -> int:
@@ -95,7 +97,7 @@ def find_call(config: Config, resume: str | bool | None) -> Call:
         CheckpointError: the folder is no run's, or a run that was made with other settings.
     """
     if resume is None:
-        return new_call()
+        return new_call(config)
     if resume is not True:
         folder = Path(resume)
         checkpoint, _ = load_run(folder)
@@ -106,7 +108,11 @@ def find_call(config: Config, resume: str | bool | None) -> Call:
                 "checkpoint nor a config.json that can be read"
             )
         refuse_changes(folder, checkpoint["config"] if checkpoint else notes, config)
-        return Call((notes or {}).get("_call") or uuid4().hex, {config.seed[0]: folder})
+        name, seeds = (checkpoint or {}).get("call") or (
+            (notes or {}).get("_call") or uuid4().hex,
+            (notes or {}).get("_seeds") or config.seed,
+        )
+        return Call(name, {config.seed[0]: folder}, list(seeds))
 
     parent = runs_folder(
         config.log_dir, config.prefix, config.dataset, config.model_name, config.debug
@@ -124,7 +130,7 @@ def find_call(config: Config, resume: str | bool | None) -> Call:
             )
         elif _belongs(notes, config):
             calls.setdefault(notes["_call"], {})[notes["seed"][0]] = path.parent
-    newest_first = [Call(name, folders) for name, folders in reversed(calls.items())]
+    newest_first = [Call(name, folders, config.seed) for name, folders in reversed(calls.items())]
     for call in newest_first:
         if not _call_is_finished(call, config):
             return call
@@ -133,7 +139,7 @@ def find_call(config: Config, resume: str | bool | None) -> Call:
     log.info(
         "--resume: no run with these settings has begun in %s; starting from the beginning", parent
     )
-    return new_call()
+    return new_call(config)
 
 
 def _belongs(notes: dict[str, Any], config: Config) -> bool:
@@ -165,21 +171,21 @@ def read_notes(path: Path) -> dict[str, Any] | None:
     return notes if isinstance(notes, dict) else None
 
 
-def changed_machine(before: dict[str, Any], now: dict[str, Any]) -> str | None:
-    """Return the sentence that warns of another machine, or None where it is the same.
+def changed_machine(machines: list[dict[str, Any]]) -> str | None:
+    """Return the sentence that warns of another machine, or None where there was only one.
 
     Args:
-        before: facts of `utils.devices.machine_facts`, of the process that began the run.
-        now: the same of this process.
+        machines: facts of `utils.devices.machine_facts` of the processes that made the run, each
+            once: first the one that began it.
     """
-    changed = [
-        f"{name} {before.get(name)} -> {now.get(name)}"
-        for name in {**before, **now}
-        if before.get(name) != now.get(name)
-    ]
-    if not changed:
+    changes = {}
+    for machine in machines[1:]:
+        for name in {**machines[0], **machine}:
+            if machine.get(name) != machines[0].get(name):
+                changes[f"{name} {machines[0].get(name)} -> {machine.get(name)}"] = None
+    if not changes:
         return None
     return (
-        f"this machine is not the one that the run began on ({'; '.join(changed)}): the result "
-        "will no longer be bit for bit that of an uninterrupted run"
+        f"this run has not stayed on the machine that it began on ({'; '.join(changes)}): the "
+        "result will no longer be bit for bit that of an uninterrupted run"
     )

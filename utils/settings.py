@@ -114,6 +114,8 @@ def text(what: str) -> Kind:
 
     def check(value: Any) -> str:
         require(isinstance(value, str) and value.strip() != "" and "\0" not in value)
+        # Bytes that are no UTF-8 come in as lone surrogates, which no file of ours could hold.
+        require(not any("\ud800" <= letter <= "\udfff" for letter in value))
         return value
 
     return Kind(what, check)
