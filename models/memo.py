@@ -296,7 +296,7 @@ class Memo(Learner):
         loss = loss_clf + self.config.alpha_aux * loss_aux
         top1, test = None, ""
         every = self.config.eval_every
-        if every and epoch % every == 0 and epoch < epochs:
+        if every and epoch % every == 0:
             indices = self.tasks.test_indices(0, self.seen_classes)
             _, logits = self.forward_all(self.test_data, indices)
             predicted = logits.argmax(dim=1, keepdim=True).cpu().numpy()

@@ -6,12 +6,12 @@ import shlex
 import pytest
 from conftest import REPOSITORY
 
-from utils import budget, report, sweep
+from utils import analysis, budget, report, sweep
 from utils.config import load_config, markdown_table
 
 README = (REPOSITORY / "README.md").read_text()
 COMMANDS = re.findall(r"python main_memo\.py[^\n`&]*", README)
-MODULES = re.findall(r"python -m (utils\.(?:budget|report|sweep)[^\n`]*)", README)
+MODULES = re.findall(r"^(?:\$ )?python -m (utils\.[^\n`]*)", README, re.MULTILINE)
 FILES = sorted(set(re.findall(r"`((?:exps|utils|models|convs)/[^`<{]*)`", README)))
 
 
@@ -38,6 +38,9 @@ def test_the_other_commands_are_understood(words, tmp_path, monkeypatch, capsys)
     elif module == "utils.report":
         assert report.main(typed) == 2
         assert "there is no such folder" in capsys.readouterr().err
+    elif module == "utils.analysis":
+        assert analysis.main(typed) == 2
+        assert "RUN_DIR" in capsys.readouterr().err
     else:
         assert budget.main(typed) == 0
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import subprocess
 import sys
 
@@ -22,6 +23,13 @@ from utils.report import (
 )
 from utils.runs import find_runs
 
+POINTS = [
+    ("conv2", 2118),
+    ("resnet14_cifar", 2495),
+    ("resnet20_cifar", 2768),
+    ("resnet26_cifar", 3040),
+    ("resnet32", 3312),
+]
 TEN = [90.0, 80.0, 78.0, 74.0, 71.0, 69.0, 68.0, 65.0, 63.0, 62.0]  # mean 72
 
 
@@ -354,3 +362,47 @@ def test_curves_of_two_experiments_have_a_picture_each(published_curve):
 def test_no_auc_run_at_all(three_seeds):
     with pytest.raises(ReportError, match="no finished run of the protocol auc"):
         find_curves(find_runs([three_seeds]))
+
+
+class TestSeveralCurves:
+    """Finished sweeps beside each other, and what belongs to none of them."""
+
+    def fake_curve(self, logs, **settings):
+        for point, (name, ms) in enumerate(POINTS):
+            fake_run(
+                logs / f"{len(list(logs.iterdir())):02d}_{name}",
+                [60.0 + point] * 10,
+                prefix="auc",
+                convnet_type=f"memo_{name}",
+                memory_size=ms,
+                init_cls=10,
+                increment=10,
+                **settings,
+            )
+
+    @pytest.fixture
+    def logs(self, tmp_path):
+        (tmp_path / "logs").mkdir()
+        self.fake_curve(tmp_path / "logs")
+        return tmp_path / "logs"
+
+    def test_a_stray_run_does_not_keep_a_whole_curve_from_being_reported(self, logs, capsys):
+        fake_run(logs / "stray", [50.0] * 10, prefix="auc", convnet_type="memo_conv2",
+                 memory_size=2118, init_cls=10, increment=10, epochs=1)  # fmt: skip
+        assert main(["--auc", str(logs)]) == 0
+        said = capsys.readouterr().out
+        assert "AUC-A" in said
+        assert re.search(r"stray: its curve \(.*epochs=1.*\) lacks 4 of 5 budgets", said)
+
+    def test_curves_are_told_apart_by_the_settings_that_differ(self, logs, capsys):
+        self.fake_curve(logs, scheduler="cosine")
+        assert main(["--auc", str(logs)]) == 0
+        said = capsys.readouterr().out
+        assert "scheduler=steplr" in said
+        assert "scheduler=cosine" in said
+
+    def test_other_numbers_of_gpus_are_another_curve(self, logs, capsys):
+        fake_run(logs / "two", [50.0] * 10, prefix="auc", convnet_type="memo_conv2",
+                 memory_size=2118, devices=("cuda:0", "cuda:1"))  # fmt: skip
+        assert main(["--auc", str(logs)]) == 0
+        assert re.search(r"two: its curve \(.*on 2 devices\)", capsys.readouterr().out)

@@ -183,7 +183,8 @@ def curve_points(
         exact = cost.total_bytes / MB
         nominal = published[index] if split == (init_cls, increment) else round(exact, 1)
         points.append(Point(name, cost.exemplars, nominal, exact))
-    return points
+    # With one or two tasks a larger backbone need not mean a larger budget.
+    return sorted(points, key=lambda point: point.exact_mb)
 
 
 @dataclass(frozen=True)

@@ -262,8 +262,9 @@ def draw_training(epochs: Sequence[dict[str, Any]], *, title: str = "") -> Figur
         (i + 1, row["test_acc"]) for i, row in enumerate(epochs) if row["test_acc"] is not None
     ]
     if measured:
-        accuracies.plot(*zip(*measured, strict=True), **{**_HOLLOW, "markersize": 2.8},
-                        linestyle="", label="accuracy: test images")  # fmt: skip
+        hollow = {**_HOLLOW, "markersize": 2.8 if len(measured) <= 60 else 1.2}
+        accuracies.plot(*zip(*measured, strict=True), **hollow, linestyle="",
+                        label="accuracy: test images")  # fmt: skip
     draw(rates, "lr", color=INK, drawstyle="steps-mid", **{"marker": ".", **dots})
     _log_axis(losses, [row[key] for row in epochs for key in ("loss_clf", "loss_aux")])
     _log_axis(rates, [row["lr"] for row in epochs])

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.catalog import find_backbone
+from utils.config import TRAIN_BASE_UP_TO
 
 TABLE = Path(__file__).with_suffix(".json")
 
@@ -79,6 +80,9 @@ def find(config: Any) -> Published | None:
     get = config.__getitem__ if isinstance(config, Mapping) else config.__getattribute__
     if get("fixed_memory") or get("class_order") is not None or not get("shuffle"):
         return None  # no such run is published
+    train_base = get("init_cls") <= TRAIN_BASE_UP_TO
+    if get("train_adaptive") or get("alpha_aux") != 1 or get("train_base") != train_base:
+        return None  # an ablation of the method
     backbone = find_backbone(get("convnet_type")).name
     wanted = {key: get(key) for key in ("dataset", "init_cls", "increment", "prefix")}
     for row in rows():

@@ -44,6 +44,7 @@ MEASURES = {
     "average_nme_accuracy": "NME average (%)",
     "last_nme_accuracy": "NME last (%)",
 }
+AT_A_POINT = ("convnet_type", "memory_size")  # what differs between the points of a curve
 COMPARED = {"average_accuracy": "average", "last_accuracy": "last", "forgetting": "forgetting"}
 WORDS = (
     "CNN: the trained classifier. NME: nearest mean of exemplars. Top-1 accuracy in percent; "
@@ -368,35 +369,54 @@ def find_curves(runs: list[Run]) -> tuple[list[Curve], list[tuple[Run, str]]]:
     for group in groups:
         if not group.stopped:
             run = group.runs[0]
-            key = setting_key(run.config, run.tasks_total, ("convnet_type", "memory_size"))
-            by_curve.setdefault(key, []).append(group)
+            key = setting_key(run.config, run.tasks_total, AT_A_POINT)
+            by_curve.setdefault(f"{key} on {run.devices}", []).append(group)
     if not by_curve:
         listed = f":\n{_listed(left_out)}" if left_out else ""
         raise ReportError(f"no finished run of the protocol auc is here (-p auc){listed}")
     curves, missing = [], []
+    firsts = [groups_here[0].runs[0] for groups_here in by_curve.values()]
     for groups_here in by_curve.values():
         run = groups_here[0].runs[0]
         split = (run.config[key] for key in ("dataset", "init_cls", "increment"))
         points = curve_points(*split, classes=sum(run.task_sizes))
-        name = f"{run.config['model_name']}, {_split(run)}"
-        found = []
+        name = _curve_name(run, firsts)
+        found, lacking = [], []
         for point in points:
             there = [g for g in groups_here if _is_at(g, point)]
             if not there:
-                missing.append(
-                    f"- {name}: {point.nominal_mb} MB, memo_{point.backbone} with "
-                    f"{point.memory_size} exemplars{_instead(groups_here, point)}\n"
+                lacking.append(
+                    f"{point.nominal_mb} MB, memo_{point.backbone} with "
+                    f"{point.memory_size} exemplars{_instead(groups_here, point)}"
                 )
             found += there
-        curves.append(Curve(name, tuple(points), tuple(found)))
-    if missing:
-        unfinished = f"not used:\n{_listed(left_out)}" if left_out else ""
+        if lacking:
+            missing += [f"- {name}: {each}\n" for each in lacking]
+            reason = f"its curve ({name}) lacks {len(lacking)} of {len(points)} budgets"
+            left_out += [(run, reason) for group in groups_here for run in group.runs]
+        else:
+            curves.append(Curve(name, tuple(points), tuple(found)))
+    if not curves:
+        unused = f"not used:\n{_listed(left_out)}" if left_out else ""
         raise ReportError(
             "the area needs a finished run at every budget (-p auc -ms auto -net ...); missing:\n"
             + "".join(missing)
-            + unfinished
+            + unused
         )
     return curves, left_out
+
+
+def _curve_name(run: Run, others: list[Run]) -> str:
+    """Return the setting of a run's curve, with what tells it from the other curves."""
+    telling = [
+        f"{key}={run.config[key]}"
+        for key in SETTINGS
+        if key not in {*SEEDS, *NO_RESULT, *AT_A_POINT, "model_name", "init_cls", "increment"}
+        and any(other.config[key] != run.config[key] for other in others)
+    ]
+    if any(other.devices != run.devices for other in others):
+        telling.append(f"on {run.devices} devices")
+    return ", ".join([run.config["model_name"], _split(run), *telling])
 
 
 def _is_at(group: Group, point: Point) -> bool:
@@ -453,8 +473,8 @@ def area_report(runs: list[Run], compare: bool) -> dict[str, str | bytes]:
         latex += [latex_text(*each) for each in tables]
         raw_areas += [[title, *row] for row in areas]
         raw += [
-            [title, *row[:5], *_mean_sd(average), *_mean_sd(last)]
-            for row, average, last in zip(rows, averages, lasts, strict=True)
+            [title, *row[:5], *(value for spread in spreads for value in _mean_sd(spread))]
+            for row, *spreads in zip(rows, averages, lasts, *nme, strict=True)
         ]
         suffix = f"_{number}" if len(curves) > 1 else ""
         theirs = _published_curve(curve)
@@ -481,7 +501,8 @@ def area_report(runs: list[Run], compare: bool) -> dict[str, str | bytes]:
     )
     if left_out:
         text.append(f"Not used:\n\n{_listed(left_out)}")
-    columns = ["cnn_average_mean", "cnn_average_sd", "cnn_last_mean", "cnn_last_sd"]
+    measures = ("cnn_average", "cnn_last", "nme_average", "nme_last")
+    columns = [f"{name}_{what}" for name in measures for what in ("mean", "sd")]
     names = ["curve", "backbone", "nominal_mb", "exact_mb", "exemplars", "n"]
     files["auc.md"] = "\n".join(text)
     files["auc.csv"] = csv_text([*names, *columns], raw)

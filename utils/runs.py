@@ -58,10 +58,14 @@ class Run:
         return self.config["seed"][0], self.config["torch_seed"]
 
     @property
+    def devices(self) -> int:
+        """Number of devices that shared each batch."""
+        return len(self.config.get("_devices") or self.config["device"] or [0])
+
+    @property
     def experiment(self) -> str:
         """What is equal in a finished run and its repeats with other seeds."""
-        used = self.config.get("_devices") or self.config["device"] or [0]
-        return setting_key(self.config, self.tasks_total) + f" on {len(used)}"
+        return setting_key(self.config, self.tasks_total) + f" on {self.devices}"
 
     @property
     def budget(self) -> int:
@@ -86,7 +90,7 @@ def setting_key(config: Mapping[str, Any], tasks_total: int, without: Iterable[s
 
 
 def find_runs(paths: Iterable[Path]) -> list[Run]:
-    """Return every run in these folders and below, each once, sorted by folder.
+    """Return every run in these folders and below, each once, in the order in which they began.
 
     Raises:
         FileNotFoundError: one of the paths does not exist; the message is a sentence.
@@ -96,7 +100,8 @@ def find_runs(paths: Iterable[Path]) -> list[Run]:
         if not path.is_dir():
             raise FileNotFoundError(f"{path}: there is no such folder; name a folder under logs/")
         folders |= {file.parent for file in path.rglob("config.json")}
-    return [read_run(folder) for folder in sorted(folders)]
+    # A folder's name begins with the time the run began: of repeats, the newest comes last.
+    return [read_run(folder) for folder in sorted(folders, key=lambda f: (f.name, f))]
 
 
 def read_run(folder: Path) -> Run:

@@ -40,6 +40,8 @@ def missing_seeds(config: Config, runs: list[Run]) -> list[int]:
         for run in runs
         if not run.unfinished
         and setting_key(run.config, run.tasks_total) == setting_key(wanted, run.tasks_total)
+        # As asked for, not as found: on a machine with fewer GPUs it would never be finished.
+        and len(run.config["device"] or [0]) == len(config.device or [0])
     }
     return [seed for seed in config.seed if (seed, config.torch_seed) not in done]
 

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from collections.abc import Iterable, Sequence
 
 # What LaTeX would take for a command, and the plus-minus that our cells may hold.
@@ -37,7 +38,8 @@ def latex_text(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     r"""Return a LaTeX tabular with the rules of the booktabs package (`\usepackage{booktabs}`)."""
 
     def line(cells: Sequence[str]) -> str:
-        return " & ".join("".join(_LATEX.get(c, c) for c in cell) for cell in cells) + r" \\"
+        minus = [re.sub(r"^-(?=\d)", "−", cell) for cell in cells]  # of a number, not a hyphen
+        return " & ".join("".join(_LATEX.get(c, c) for c in cell) for cell in minus) + r" \\"
 
     return "\n".join(
         [
