@@ -230,3 +230,13 @@ def test_a_run_s_table():
         ["together", "23.54", "8,034"],
     ]
     assert table.endswith("one ResNet-32 = 603 exemplars")
+
+
+@pytest.mark.parametrize(
+    ("net", "fits"), [("memo_conv2", "cifar100"), ("memo_resnet18", "imagenet100")]
+)
+def test_a_backbone_without_a_data_set_is_shown_for_the_one_it_fits(net, fits, capsys):
+    assert main(["-p", "fair", "-net", net]) == 0
+    said = capsys.readouterr().out
+    assert f"fair, {fits}: " in said
+    assert said.count("fair, ") == 1

@@ -328,3 +328,12 @@ def test_training_breaks_its_lines_between_tasks_and_leaves_out_what_was_not_mea
 def test_training_that_never_loses_a_bit_is_drawn():
     rows = [{**row, "loss_clf": 0.0, "loss_aux": 0.0, "lr": 0.0} for row in epochs_of(2)]
     assert figure_bytes(draw_training(rows)).startswith(b"\x89PNG")
+
+
+def test_blocks_are_counted_in_whole_numbers():
+    gradients = np.random.default_rng(0).uniform(0.1, 1, (4, 2))  # a network of two blocks
+    figure = draw_block_gradients(gradients, [1, 1, 2, 2], 1)
+    figure.draw_without_rendering()
+    over, by_depth = figure.axes[:2]
+    for tick in [*over.get_yticks(), *by_depth.get_xticks()]:
+        assert tick == int(tick)

@@ -331,7 +331,13 @@ def tables(question: Question) -> str:
         ValueError: one sentence: an impossible split, or a backbone that does not suit the images.
     """
     parts = []
-    for dataset in [question.dataset] if question.dataset else PUBLISHED_CURVES:
+    suited = [
+        dataset
+        for dataset in PUBLISHED_CURVES
+        if question.convnet_type is None
+        or find_backbone(question.convnet_type).image_size == DATASETS[dataset].image_size
+    ]
+    for dataset in [question.dataset] if question.dataset else suited:
         facts = DATASETS[dataset]
         init_cls, increment = question.init_cls, question.increment
         if init_cls is increment is None and question.prefix == "auc":

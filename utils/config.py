@@ -508,7 +508,7 @@ def _late_milestones(milestones: list[int], scheduler: str, epochs: int) -> str 
         are = "milestone {} is" if len(late) == 1 else "milestones {} are"
         return (
             are.format(", ".join(map(str, late)))
-            + f" never reached, training ends after {epochs} epochs"
+            + f" never reached, training ends after epoch {epochs}"
         )
 
 

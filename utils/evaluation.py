@@ -133,9 +133,10 @@ def _export(path: Path, saved: dict[str, Any]) -> str:
             "a folder that is there and has room"
         ) from error
     sizes = saved["task_sizes"][: saved["task"]]
+    classes = saved["class_order"][: sum(sizes)]
     return (
         f"{path}: state dict of {saved['convnet_type']} after tasks of {sizes} classes; class k of "
-        f"the network is class c[k] of the data set, c = {json.dumps(saved['class_order'])}\n"
+        f"the network is class c[k] of the data set, c = {json.dumps(classes)}\n"
     )
 
 

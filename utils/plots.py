@@ -311,6 +311,7 @@ def draw_block_gradients(
     over.axhline(num_generalized + 0.5, color=INK, linewidth=0.8, linestyle="--")
     bar = _colour_bar(figure, picture, "Gradient (L2 norm)", axes=over)
     _log_numbers(bar.ax.yaxis, low, high)
+    over.yaxis.get_major_locator().set_params(integer=True)
     over.set_ylabel("Block")
     over.set_xlabel("Epoch, counted over all tasks")
     _task_scale([over], np.asarray(tasks))
