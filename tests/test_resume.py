@@ -12,6 +12,7 @@ import sys
 import time
 
 import pytest
+import torch
 from processes import (
     SMALL,
     Program,
@@ -408,6 +409,34 @@ def test_a_damaged_config_is_named(config, copy):
     # Its settings given by hand, the checkpoint is enough.
     program = Program("--resume", folder, *config, "--seed", 2, output=copy / "more")
     assert program.wait() == 0, program.said()
+
+
+def test_a_missing_config_is_named(config, copy):
+    _, folder = folders(copy)
+    (folder / "config.json").unlink()
+    program = Program("--resume", folder, output=copy / "again")
+    assert program.wait() == 2
+    for words in (f"{folder / 'config.json'}: there is no such file", "settings with --config"):
+        assert words in program.said()
+    flags = [*config, "--seed", 1, 2, "--log_dir", copy, "--resume", "--max_minutes", 0.001]
+    program = Program(*flags, output=copy / "more")
+    program.wait()
+    assert f"{folder / 'config.json'} is missing or damaged, so its run is passed" in program.said()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_a_kill_on_a_gpu_changes_nothing_with_deterministic_settings(config, tmp_path):
+    runs = []
+    for name, die_at in (("left alone", None), ("killed", ("models.memo.Memo.training_step", 30))):
+        flags = [*config, "-d", 0, "--deterministic", "--checkpoint_every", 1]
+        flags += ["--log_dir", tmp_path / name]
+        output = tmp_path / f"{name}.said"
+        code = Program(*flags, output=output, die_at=die_at).wait()
+        assert code == (-signal.SIGKILL if die_at else 0)
+        if die_at:
+            assert Program(*flags, "--resume", output=output).wait() == 0
+        runs += folders(tmp_path / name)
+    assert_same_run(*runs)
 
 
 def test_a_folder_that_is_no_run_s_is_named(config, tmp_path):

@@ -563,6 +563,12 @@ def load_config(
         from_file, file_problems = read_json(*_file_to_read(options, values, exps_dir), SETTINGS)
         # A flag that replaces a value of the file does not excuse a mistake in it.
         file_values, wrong = check(from_file, SETTINGS)
+        if options.config is None and not _SAY_WHICH_FILE.isdisjoint(typed):
+            hint = "; or give the run's settings with --config"
+            file_problems = [
+                each._replace(sentence=each.sentence + (hint if each.key == WHOLE_FILE else ""))
+                for each in file_problems
+            ]
         problems += file_problems + wrong
         given, values = from_file | typed, file_values | values
     config = _finish(values, given, problems)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from utils.checkpoint import CheckpointError, load_run
+from utils.checkpoint import NEWEST, CheckpointError, load_run
 from utils.config import Config, changed_keys, num_classes
 from utils.data_manager import split_classes
 from utils.logbook import runs_folder
@@ -119,11 +119,12 @@ def find_call(config: Config, resume: str | bool | None) -> Call:
     )
     calls: dict[str, dict[int, Path]] = {}
     # Names begin with the time, so the newest is last.
-    for path in sorted(parent.glob("*/config.json")):
+    begun = {*parent.glob("*/config.json"), *parent.glob(f"*/{NEWEST}")}
+    for path in sorted({file.with_name("config.json") for file in begun}):
         notes = read_notes(path)
         if notes is None:
             log.warning(
-                "%s is damaged, so its run is passed over; to go on with that one, give "
+                "%s is missing or damaged, so its run is passed over; to go on with that one, give "
                 "--resume %s and its settings with --config",
                 path,
                 path.parent,
