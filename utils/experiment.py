@@ -77,6 +77,7 @@ def run(
         resume: go on with the run in this folder or, for True, with the newest unfinished run
             that has these settings; None starts a new one.
         started: when the process began, of time.monotonic(), for `config.max_minutes`.
+        warnings: what the terminal has been told of the settings already, for main.log.
 
     Returns:
         the metrics of each run, in the order of the seeds.
