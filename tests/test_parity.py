@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from benchmarks.parity import _welch, compare, main, markdown, read_runs
+from benchmarks.parity import _welch, compare, first_tasks, main, markdown, read_runs
 from conftest import REPOSITORY, load_golden
 
 SHORT = REPOSITORY / "logs" / "published" / "short"
@@ -36,7 +36,9 @@ def test_welch_interval_of_a_hand_computed_case():
 def test_readme_has_the_table_of_the_runs_kept():
     runs = read_runs(SHORT)
     assert len(runs) >= 3
-    assert markdown(runs) in (REPOSITORY / "README.md").read_text()
+    readme = (REPOSITORY / "README.md").read_text()
+    assert markdown(runs) in readme
+    assert first_tasks(runs | read_runs(SHORT.with_name("short_first_task"))) in readme
     for folder in SHORT.iterdir():
         config = json.loads((folder / "config.json").read_text())
         assert config["_command"].endswith("--stop_after_task 3 --log_dir ./logs")

@@ -1,6 +1,8 @@
 """Ours against the authors' program on the real CIFAR-100, on a schedule short enough for a CPU.
 
-    python -m tests.benchmarks.parity logs/published/short
+    python -m tests.benchmarks.parity logs/published/short logs/published/short_first_task
+
+The runs in a second folder did the first task only, and are looked at with the others for that one.
 
 Reads the runs in a folder (one torch seed each; curves.csv of three tasks) and prints, for every
 task and measure, their mean and standard deviation beside those of the authors' program, five torch
@@ -98,13 +100,41 @@ def markdown(runs: dict[int, list[dict[str, str]]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def first_tasks(runs: dict[int, list[dict[str, str]]]) -> str:
+    """Return the classifier's top-1 after the first task, seed by seed, beside the authors'."""
+    authors = json.loads(AUTHORS.read_text())["seeds"]
+    samples = {
+        "ours": {seed: float(run[0]["cnn_top1"]) for seed, run in runs.items()},
+        "authors' program": {seed: run[0]["cnn1"] for seed, run in authors.items()},
+    }
+    lines = ["| CNN top-1 after task 1 | by torch seed | mean ± sd |", "|---|---|---|"]
+    for who, sample in samples.items():
+        each = ", ".join(f"{seed}: {value:.1f}" for seed, value in sample.items())
+        mean, sd = statistics.mean(sample.values()), statistics.stdev(sample.values())
+        lines.append(f"| {who} | {each} | {mean:.2f} ± {sd:.2f} |")
+    ours, theirs = (list(sample.values()) for sample in samples.values())
+    difference = statistics.mean(ours) - statistics.mean(theirs)
+    margin = 3 * statistics.stdev(theirs) * math.sqrt(1 / len(ours) + 1 / len(theirs))
+    low, high = (difference + sign * _welch(ours, theirs) for sign in (-1, 1))
+    lines.append(
+        f"| difference | margin ± {margin:.2f}, 95 % interval {low:+.2f} to {high:+.2f} "
+        f"| {difference:+.2f} |"
+    )
+    return "\n".join(lines) + "\n"
+
+
 def main(argv: Sequence[str]) -> int:
-    """Print the table; 1 if a mean lies outside its margin, 2 if there are not two runs."""
-    runs = read_runs(Path(argv[0])) if len(argv) == 1 else {}
+    """Print the tables; 1 if a mean lies outside its margin, 2 if there are not two runs."""
+    runs = read_runs(Path(argv[0])) if argv else {}
     if len(runs) < 2:
-        sys.stderr.write("usage: python -m tests.benchmarks.parity FOLDER, with two runs or more\n")
+        sys.stderr.write(
+            "usage: python -m tests.benchmarks.parity FOLDER [FOLDER of first tasks], with two "
+            "runs or more\n"
+        )
         return 2
     sys.stdout.write(markdown(runs))
+    for folder in argv[1:]:
+        sys.stdout.write("\n" + first_tasks(runs | read_runs(Path(folder))))
     outside = [row for row in compare(runs) if abs(row["difference"]) > row["margin"]]
     for row in outside:
         sys.stderr.write(f"task {row['task']}, {row['measure']}: outside the margin\n")
