@@ -18,7 +18,6 @@ from utils.checkpoint import (
     CheckpointError,
     load_first_task,
     load_run,
-    load_survey_checkpoint,
     load_task_checkpoint,
     random_state,
     save_run,
@@ -261,8 +260,9 @@ def test_missing_files_folders_and_other_files_are_named(tmp_path):
     save_task_checkpoint(tmp_path / "half.pt", {"task": 1, "task_sizes": [4]})
     with pytest.raises(CheckpointError, match=r"without convnet_type, class_order, network"):
         load_task_checkpoint(tmp_path / "half.pt")
-    with pytest.raises(CheckpointError, match=r"half.pt is not in the survey's format"):
-        load_survey_checkpoint(tmp_path / "half.pt", "memo_conv2")
+    torch.save({"convnet": {}, "fc": {}}, tmp_path / "half.pkl")
+    with pytest.raises(CheckpointError, match=r"half.pkl is not in the survey's format"):
+        load_first_task(tmp_path / "half.pkl", grown(4), 4, ORDER)
 
 
 # starting from a first task
@@ -300,9 +300,15 @@ def test_survey_names_of_resnet32(tmp_path):
         *("conv_1_3x3", "bn_1", "stage_1", "stage_2", "stage_3")
     }
     torch.save(content, tmp_path / "survey.pkl")
-    loaded = load_survey_checkpoint(tmp_path / "survey.pkl", "memo_resnet14_cifar")
-    assert {key.split(".")[0] for key in loaded.specialized} == {"final_stage"}
-    assert loaded.test_accuracy == 76.5
+    net = grown(4, name="memo_resnet14_cifar")
+    assert load_first_task(tmp_path / "survey.pkl", net, 4, ORDER) == 76.5
+    # stage_3 of the whole net is the specialized block's final_stage.
+    stage_3 = {
+        f"final_stage{key.removeprefix('stage_3')}": value
+        for key, value in content["convnet"].items()
+        if key.startswith("stage_3.")
+    }
+    assert equal(net.specialized[0].state_dict(), stage_3)
 
 
 def test_survey_files_of_numpy_1_load_too(tmp_path):
@@ -394,9 +400,11 @@ def test_any_flipped_bit_is_noticed(kind, tmp_path):
 
 def test_a_foreign_file_whose_entry_says_it_is_a_folder_is_refused(tmp_path):
     path = tmp_path / "survey.pkl"
-    torch.save({"convnet": {}, "fc": {"weight": torch.ones(2, 2)}, "test_acc": 1.0}, path)
+    torch.save(survey_payload(grown(4)), path)
     damaged = bytearray(path.read_bytes())
-    damaged[damaged.index(b"PK\x01\x02") + 38] ^= 0x10
+    # The directory's entry of a tensor: torch would read its memory without having filled it.
+    name = damaged.rindex(b"/data/0")
+    damaged[damaged.rindex(b"PK\x01\x02", 0, name) + 38] ^= 0x10
     path.write_bytes(damaged)
     with pytest.raises(CheckpointError, match="damaged"):
-        load_survey_checkpoint(path, "memo_conv2")
+        load_first_task(path, grown(4), 4, ORDER)

@@ -217,19 +217,6 @@ def load_task_checkpoint(path: str | Path) -> dict[str, Any]:
     return _as_task_checkpoint(_read(path), path)
 
 
-def load_survey_checkpoint(path: str | Path, convnet_type: str) -> SurveyCheckpoint:
-    """Read a first task in the survey's release format.
-
-    Args:
-        path: the file.
-        convnet_type: the backbone it holds, which says how its names fall into the two halves.
-
-    Raises:
-        CheckpointError: the file is missing, damaged or something else.
-    """
-    return _as_survey_checkpoint(_read(path), path, convnet_type)
-
-
 def load_first_task(
     path: str | Path,
     net: AdaptiveNet,

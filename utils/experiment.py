@@ -206,8 +206,9 @@ def _run_in_folder(
         about = {"_call": call.name, "_seeds": call.seeds, **provenance(devices)}
         logbook.write_config({**written, **about})
         machines = list(checkpoint["machines"]) if checkpoint else []
-        if machine_facts(devices, config.num_workers) not in machines:
-            machines.append(machine_facts(devices, config.num_workers))
+        machine = machine_facts(devices, config.num_workers)
+        if machine not in machines:
+            machines.append(machine)
         torch.manual_seed(config.torch_seed)
         train_data, test_data = make_loaders(data, tasks, devices[0])
         learner = METHODS[config.model_name](config, tasks, train_data, test_data, devices)
