@@ -12,6 +12,8 @@ Settings come from defaults, then a JSON file (`--config FILE`, else exps/{model
 the flags typed. `--help` lists them; `--print_config` shows what a command line amounts to, without
 running it, and its output is itself a file for `--config`.
 
+`torchrun --nproc_per_node=N main_memo.py ...` trains with N processes, a GPU each or on CPUs.
+
 A run can be ended at any moment and taken up again: `--resume` goes on with the newest unfinished
 run that has the same settings, `--resume DIR` with the one in that folder. `--evaluate DIR` tests a
 run's network again, and `--export FILE` with it writes the network's weights.
@@ -25,8 +27,13 @@ and where. Suspicious but legal settings give warnings on stderr, and the run go
 import sys
 import time
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from utils.config import Config, ConfigError, Options, help_text, load_config
+from utils.launch import after_rank_0, place
+
+if TYPE_CHECKING:
+    from utils.distributed import Group
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,21 +43,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         config, warnings, options = load_config(sys.argv[1:] if argv is None else argv)
     except ConfigError as error:
         return _leave(error, 2)
+    first = place().rank == 0  # of several processes, one speaks
     if options.help:
-        sys.stdout.write(help_text())
+        sys.stdout.write(help_text() if first else "")
         return 0
-    for warning in warnings:
+    for warning in warnings if first else ():
         sys.stderr.write(f"WARNING: {warning}\n")
     if options.print_config:
-        sys.stdout.write(config.to_json())
+        sys.stdout.write(config.to_json() if first else "")
         return 0
+    from utils.distributed import together  # not above: torch takes seconds to import
+
     try:
-        return _start(config, options, started, warnings)
+        return together(lambda group: _start(config, options, started, warnings, group))
     except KeyboardInterrupt:
         return _leave("interrupted; --resume goes on from the last checkpoint", 130)
 
 
-def _start(config: Config, options: Options, started: float, warnings: Sequence[str]) -> int:
+def _start(
+    config: Config, options: Options, started: float, warnings: Sequence[str], group: "Group"
+) -> int:
     """Train or test; return the exit code."""
     # Imported here, because torch takes seconds: mistakes and --print_config are answered at once.
     from models.base import TrainingError
@@ -63,11 +75,12 @@ def _start(config: Config, options: Options, started: float, warnings: Sequence[
     from utils.logbook import TensorBoardError
 
     try:
-        if options.evaluate is not None:
-            sys.stdout.write(evaluate_run(config, options.evaluate, options.task, options.export))
+        if options.evaluate is None:
+            run(config, options.resume, started, warnings, group)
         else:
-            run(config, options.resume, started, warnings)
-    except (DataError, CheckpointError, FolderInUseError, TensorBoardError) as error:
+            asked = options.evaluate, options.task, options.export
+            sys.stdout.write(group.on_main(evaluate_run, config, *asked) or "")
+    except (ConfigError, DataError, CheckpointError, FolderInUseError, TensorBoardError) as error:
         return _leave(error, 2)
     except TrainingError as error:
         return _leave(error, 1)
@@ -79,6 +92,12 @@ def _start(config: Config, options: Options, started: float, warnings: Sequence[
             1,
         )
     except (RuntimeError, MemoryError) as error:
+        if str(error).startswith("DataLoader worker"):  # torch's words for one that was killed
+            return _leave(
+                "a process that reads images ended, perhaps for want of memory or of /dev/shm: try "
+                "--num_workers 0 or a smaller --batch_size with --resume",
+                1,
+            )
         if not is_out_of_memory(error):
             raise
         devices, _ = resolve_devices(config.device)
@@ -89,6 +108,7 @@ def _start(config: Config, options: Options, started: float, warnings: Sequence[
 
 
 def _leave(reason: object, code: int) -> int:
+    after_rank_0()
     # What was typed may hold bytes that are no UTF-8; they must not keep the message from showing.
     said = f"main_memo.py: {reason}\n".encode(errors="backslashreplace").decode()
     sys.stderr.write(said)

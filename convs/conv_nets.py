@@ -5,12 +5,14 @@ A block is conv (with bias), BN, ReLU, max pool 2; all blocks but the last are g
     conv2, 32x32:   3 -> 64 | -> 64, average pool 8, 64 features
     conv4, 224x224: 3 -> 128 (7x7, stride 2) -> 128 -> 128 | -> 512, average pool 7, 512 features
 
+The pool takes the whole map, so that other sizes of images work too: from 4 and from 31 pixels on.
+
 Weights start as PyTorch starts them.
 """
 
 from torch import Tensor, nn
 
-from convs.split import SplitNet
+from convs.split import GlobalAvgPool, SplitNet
 
 
 def _block(in_channels: int, out_channels: int, kernel_size: int = 3, stride: int = 1):
@@ -37,10 +39,10 @@ class Generalized(nn.Module):
 class Specialized(nn.Module):
     """The last block and the average pool."""
 
-    def __init__(self, block: nn.Module, pool: int) -> None:
+    def __init__(self, block: nn.Module) -> None:
         super().__init__()
         self.AdaptiveBlock = block  # the published name, see convs/split.py
-        self.avgpool = nn.AvgPool2d(pool)
+        self.avgpool = GlobalAvgPool()
 
     def forward(self, x: Tensor) -> Tensor:
         """conv2: (N, 64, 16, 16) -> (N, 64); conv4: (N, 128, 14, 14) -> (N, 512)."""
@@ -51,7 +53,7 @@ def conv2() -> SplitNet:
     """Two blocks for 32x32 images, 64 features."""
     return SplitNet(
         Generalized(_block(3, 64)),
-        Specialized(_block(64, 64), pool=8),
+        Specialized(_block(64, 64)),
         64,
         ("encoder.1", "AdaptiveBlock"),
     )
@@ -61,7 +63,7 @@ def conv4() -> SplitNet:
     """Four blocks for 224x224 images, 512 features."""
     return SplitNet(
         Generalized(_block(3, 128, kernel_size=7, stride=2), _block(128, 128), _block(128, 128)),
-        Specialized(_block(128, 512), pool=7),
+        Specialized(_block(128, 512)),
         512,
         ("encoder.3", "AdaptiveBlock"),
     )

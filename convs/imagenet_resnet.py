@@ -4,7 +4,8 @@
     specialized: layer4, global average pool, flatten (512 features, 2048 with bottlenecks)
 
 Blocks, names and initialisation (kaiming-normal fan_out, BatchNorm 1 / 0) are torchvision's; only
-the cut is made here. Blocks per layer (MEMO paper, appendix):
+the cut is made here. Images may have other sizes, from 33 pixels on. Blocks per layer (MEMO paper,
+appendix):
 
     10: [1, 1, 1, 1]   18: [2, 2, 2, 2]   34: [3, 4, 6, 3]   basic blocks
     26: [2, 2, 2, 2]   50: [3, 4, 6, 3]                      bottlenecks

@@ -15,6 +15,7 @@ nothing but the prefix that says which half a parameter is in.
 from collections.abc import Mapping
 from typing import Any
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -36,13 +37,25 @@ def building_blocks(half: nn.Module) -> dict[str, nn.Module]:
     return found
 
 
+class GlobalAvgPool(nn.Module):
+    """The average over each whole feature map, whatever its size.
+
+    The published networks state the size (`AvgPool2d(8)`, `AvgPool2d(7)`), and so take one size of
+    images. On maps of that size this is the same operation, bit for bit; the adaptive pool is not.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, h, w) -> (N, C, 1, 1)."""
+        return F.avg_pool2d(x, x.shape[-2:])
+
+
 class SplitNet(nn.Module):
     """A whole network: `specialized(generalized(x))`.
 
     Args:
         generalized: images (N, 3, H, W) -> feature maps (N, C, h, w); shared by all tasks.
         specialized: those maps -> features (N, feature_dim), pooled and flattened.
-        feature_dim: number of features at the published image size.
+        feature_dim: number of features, at any image size.
         last_block: the deepest block's name in published checkpoints of the whole net, and
             its name inside `specialized`. All other names are the same in both.
     """

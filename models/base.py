@@ -24,11 +24,15 @@ from utils.blocks import BlockRecorder
 from utils.config import Config
 from utils.control import Control
 from utils.data_manager import DataManager
+from utils.distributed import Group
 from utils.exemplars import ExemplarMemory, class_means, herd, nme_predict
 from utils.loader import ResidentLoader
-from utils.precision import full_float32
+from utils.precision import full_float32, resolve_precision
+from utils.seeds import DATA, MOVED_DATA, stream_seed
 
-EVAL_BATCH = 500  # images in one forward pass without gradients; no result depends on it
+EVAL_BATCH = (
+    500  # images in one forward pass without gradients; results depend on it by rounding only
+)
 
 
 class TrainingError(Exception):
@@ -58,9 +62,13 @@ class Learner(ABC):
         test_data: the test images, never seen by training or herding.
         devices: where to compute; several mean nn.DataParallel over them. The data live on the
             first one.
+        group: the processes that train together. All call the same methods in the same order, but
+            end_task() and evaluate() are for rank 0 alone, and follow() for all after them.
     """
 
-    network: nn.Module  # what a subclass trains: images -> {"logits", "features", ...}
+    # What a subclass trains: images -> {"logits", "features", ...}. Its for_inference() gives the
+    # network that tests.
+    network: nn.Module
 
     def __init__(
         self,
@@ -69,18 +77,25 @@ class Learner(ABC):
         train_data: ResidentLoader,
         test_data: ResidentLoader,
         devices: list[torch.device],
+        group: Group | None = None,
     ):
         self.config = config
         self.tasks = tasks
         self.train_data = train_data
         self.test_data = test_data
         self.devices = devices
+        self.group = group or Group()
         # The data path draws from a generator of its own, so that what the network draws (initial
         # weights) and what the data draw (order, crops, flips) cannot disturb each other.
-        self.generator = torch.Generator(devices[0]).manual_seed(config.torch_seed)
+        self.generator = torch.Generator(devices[0]).manual_seed(
+            stream_seed(config.torch_seed, DATA)
+        )
+        self.precision = resolve_precision(config.precision)  # of training
         self.memory = ExemplarMemory(
             config.memory_size, config.fixed_memory, config.memory_per_class
         )
+        # Of the exemplars, (seen, feature_dim), and the task after which they were computed.
+        self._class_means: tuple[int, torch.Tensor] | None = None
         self.task = -1
         # Asked after every training step and epoch; the experiment puts its own here.
         self.control = Control()
@@ -113,6 +128,18 @@ class Learner(ABC):
     @abstractmethod
     def end_task(self) -> None:
         """Do what follows training, build_memory() at least."""
+
+    def follow(self, exemplars: list[torch.Tensor]) -> None:
+        """Let every process have what rank 0 has after end_task(): the network and the exemplars.
+
+        Args:
+            exemplars: `memory.state_dict()` of rank 0.
+        """
+        self.group.copy_main(self.network)
+        self.memory.load_state_dict(exemplars)
+
+    def collect(self) -> None:  # noqa: B027 - a learner may hold nothing that must be collected
+        """Let rank 0 have what it needs for state_dict(); all processes call it before that."""
 
     def records(self) -> dict[str, Any]:
         """Return what was kept of training so far, plain values and tensors, for a checkpoint."""
@@ -162,19 +189,20 @@ class Learner(ABC):
             self.begin_task()
         self.network.load_state_dict(state["network"])
         self.memory.load_state_dict(state["exemplars"])
+        self._class_means = None
         if state["generator_device"] == self.generator.device.type:
             self.generator.set_state(state["generator"])
         else:
-            self.generator.manual_seed(self.config.torch_seed + 1 + self.task)
+            self.generator.manual_seed(stream_seed(self.config.torch_seed, MOVED_DATA, self.task))
         self.load_records(state["records"])
 
     # -- with gradients ----------------------------------------------------------------------------
 
-    def parallel_network(self) -> nn.Module:
-        """Return the network, spread over the devices when there are several."""
+    def parallel(self, network: nn.Module) -> nn.Module:
+        """Return a network spread over the devices when there are several."""
         if len(self.devices) > 1:
-            return nn.DataParallel(self.network, device_ids=[d.index for d in self.devices])
-        return self.network
+            return nn.DataParallel(network, device_ids=[d.index for d in self.devices])
+        return network
 
     def training_indices(self) -> np.ndarray:
         """Return all images of this task's classes plus the exemplars of earlier ones, (N,)."""
@@ -190,10 +218,9 @@ class Learner(ABC):
         """Features (N, feature_dim) and logits (N, seen) of N images in evaluation mode.
 
         In full float32. Every BatchNorm uses its running statistics and images are not augmented.
-        The network is left in evaluation mode.
+        The network that trains is left as it is: this is computed with a folded copy of it.
         """
-        self.network.eval()
-        network = self.parallel_network()
+        network = self.parallel(self.network.for_inference())
         with full_float32():
             outputs = [network(images) for images, _ in data.eval_batches(indices, EVAL_BATCH)]
         features = torch.cat([output["features"] for output in outputs])
@@ -202,7 +229,8 @@ class Learner(ABC):
     def build_memory(self) -> None:
         """Make room by keeping each old class's first exemplars, then herd the new classes.
 
-        Old classes are cut to the exemplars that herding chose first, never ranked again.
+        Old classes are cut to the exemplars that herding chose first, never ranked again. Every
+        image needed passes the network once: what herding looks at gives the class means too.
 
         Raises:
             TrainingError: the network diverged, so that its features are not finite.
@@ -211,25 +239,37 @@ class Learner(ABC):
         self.memory.reduce(quota)
         indices = self.tasks.train_indices(self.known_classes, self.seen_classes)
         labels = self.tasks.train_labels[indices]
-        features, _ = self.forward_all(self.train_data, indices)
+        old = self.memory.indices()
+        features, _ = self.forward_all(self.train_data, np.concatenate([indices, old]))
+        features, old_features = features[: len(indices)], features[len(indices) :]
         if not features.isfinite().all():
             raise TrainingError(
                 f"training diverged in task {self.task + 1}: the network's features are infinite "
                 "or no numbers; try a lower learning rate (--init_lr for task 1, else --lrate)"
             )
+        rows = []
         for new_class in range(self.known_classes, self.seen_classes):
             of_class = np.flatnonzero(labels == new_class)
-            order = herd(features[torch.from_numpy(of_class)], quota)
-            self.memory.add(new_class, indices[of_class[order.cpu().numpy()]])
+            chosen = of_class[herd(features[torch.from_numpy(of_class)], quota).cpu().numpy()]
+            self.memory.add(new_class, indices[chosen])
+            rows.append(chosen)
+        rows = np.concatenate(rows)
+        features = torch.cat([old_features, features[torch.from_numpy(rows)]])
+        means = self._means_of(features, np.concatenate([old, indices[rows]]))
+        self._class_means = self.task, means
+
+    def _means_of(self, features: torch.Tensor, images: np.ndarray) -> torch.Tensor:
+        """Return the class means (seen, feature_dim) of exemplars with these features."""
+        labels = torch.from_numpy(self.tasks.train_labels[images]).to(features.device)
+        return class_means(features, labels, self.seen_classes)
 
     def evaluate(self) -> Predictions:
         """Predict the test images of all seen classes with one pass over them."""
-        exemplars = self.memory.indices()
-        exemplar_labels = torch.from_numpy(self.tasks.train_labels[exemplars])
-        exemplar_features, _ = self.forward_all(self.train_data, exemplars)
-        means = class_means(
-            exemplar_features, exemplar_labels.to(exemplar_features.device), self.seen_classes
-        )
+        if self._class_means is None or self._class_means[0] != self.task:
+            exemplars = self.memory.indices()
+            features, _ = self.forward_all(self.train_data, exemplars)
+            self._class_means = self.task, self._means_of(features, exemplars)
+        _, means = self._class_means
         indices = self.tasks.test_indices(0, self.seen_classes)
         features, logits = self.forward_all(self.test_data, indices)
         k = min(5, self.seen_classes)

@@ -17,6 +17,8 @@ it through the frozen blocks as well as through the newest one.
 
 import logging
 import time
+import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,8 +30,12 @@ from tqdm import tqdm
 
 from models.base import Learner, TrainingError
 from utils.checkpoint import load_first_task
+from utils.cuda_graph import GraphedStep
+from utils.file_loader import FileBatch
 from utils.inc_net import AdaptiveNet
+from utils.loader import ResidentLoader
 from utils.metrics import top_k_accuracy
+from utils.precision import autocast_dtype, training_precision
 
 log = logging.getLogger("memo")
 
@@ -56,10 +62,16 @@ class Training:
 class Memo(Learner):
     """The learner; see the module's docstring."""
 
-    def __init__(self, config, tasks, train_data, test_data, devices):
-        super().__init__(config, tasks, train_data, test_data, devices)
-        self.network = AdaptiveNet(config.convnet_type).to(devices[0])
+    def __init__(self, config, tasks, train_data, test_data, devices, group=None):
+        super().__init__(config, tasks, train_data, test_data, devices, group)
+        network = AdaptiveNet(config.convnet_type)
+        if config.sync_batchnorm and self.group.world > 1:  # copied into every later block, too
+            network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+        self.network = network.to(devices[0])
+        self.network.train_dtype = autocast_dtype(self.precision)
         self.training: Training | None = None  # while a task is being trained
+        self.graphs_fail = False  # a step could not be recorded: later tasks do not try again
+        train_data.share = lambda n: self.share_and_weight(n)[0]
 
     def begin_task(self) -> None:
         """Grow the network for the next task's classes."""
@@ -77,7 +89,8 @@ class Memo(Learner):
         """
         config, first = self.config, self.task == 0
         if first and config.skip:
-            accuracy = load_first_task(
+            accuracy = self.group.on_main(
+                load_first_task,
                 config.init_checkpoint,
                 self.network,
                 config.init_cls,
@@ -92,44 +105,53 @@ class Memo(Learner):
         epochs = config.init_epoch if first else config.epochs
         steps = self.train_data.num_batches(len(indices), config.batch_size)
         training = self.training = self.training or self.begin_training()
-        network = self.parallel_network()
-        with tqdm(
-            initial=training.epoch * steps + training.step,
-            total=epochs * steps,
-            desc=f"task {self.task + 1}/{self.tasks.num_tasks}",
-            unit="step",
-            leave=False,
-            dynamic_ncols=True,
-            disable=None,  # no bar where stderr is no terminal: main.log has a line per epoch
-        ) as bar:
+        step = self.make_step(training.optimizer)
+        placed = torch.from_numpy(indices).to(self.train_data.device)  # once, not in every epoch
+        with (
+            training_precision(self.precision),
+            tqdm(
+                initial=training.epoch * steps + training.step,
+                total=epochs * steps,
+                desc=f"task {self.task + 1}/{self.tasks.num_tasks}",
+                unit="step",
+                leave=False,
+                dynamic_ncols=True,
+                # No bar where stderr is no terminal: main.log has a line per epoch.
+                disable=None if self.group.main else True,
+            ) as bar,
+        ):
             while training.epoch < epochs:
                 begin = time.perf_counter() - training.seconds
-                self.set_modes()
                 if training.order is None:
                     training.order = self.train_data.draw_order(len(indices), self.generator)
-                for images, targets in self.train_data.train_epoch(
-                    indices, config.batch_size, self.generator, training.order, training.step
+                for batch in self.train_data.train_batches(
+                    placed, config.batch_size, training.order, training.step
                 ):
                     # The losses stay on the device and are read once, at the end of the epoch.
-                    training.losses[training.step] = self.training_step(
-                        network, training.optimizer, images, targets
-                    )
+                    training.losses[training.step] = step(batch)
                     if self.blocks:
                         self.blocks.after_step()
                     training.step += 1
                     training.seconds = time.perf_counter() - begin
                     bar.update()
                     self.control.after_step()
-                losses = self.finite_losses(training)
+                self.collect()
+                losses = self.group.from_main(self.finite_losses, training)
                 rate = training.scheduler.get_last_lr()[0]
-                training.scheduler.step()
+                with warnings.catch_warnings():
+                    # Resumed just here, PyTorch takes it that no step was made before.
+                    warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
+                    training.scheduler.step()
                 seconds = time.perf_counter() - begin
                 training.next_epoch()
                 if self.blocks:
                     self.blocks.end_epoch()
                 means = (losses.sum(dim=0) / len(indices)).tolist()
-                self.report_epoch(bar, training.epoch, epochs, rate, means, seconds)
+                self.group.on_main(
+                    self.report_epoch, bar, training.epoch, epochs, rate, means, seconds
+                )
                 self.control.after_epoch(training.epoch)
+        self.graphs_fail = self.graphs_fail or (isinstance(step, GraphedStep) and step.failed)
 
     def end_task(self) -> None:
         """Align the classifier (from the second task on), then choose the exemplars."""
@@ -141,7 +163,17 @@ class Memo(Learner):
         self.build_memory()
         self.training = None
 
+    def follow(self, exemplars: list[torch.Tensor]) -> None:
+        """Let every process have what rank 0 has after end_task()."""
+        super().follow(exemplars)
+        self.training = None
+
     # -- between runs of the program ---------------------------------------------------------------
+
+    def collect(self) -> None:
+        """Bring the losses of all processes together on rank 0."""
+        if self.training:
+            self.group.collect(self.training.losses)
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that a new learner needs to go on from here, in tensors and plain values.
@@ -177,8 +209,14 @@ class Memo(Learner):
         training = self.training = self.begin_training()
         self.load_records(state["records"])  # which the beginning of training has begun anew
         training.optimizer.load_state_dict(saved["optimizer"])
+        for parameter, held in training.optimizer.state.items():
+            # Laid out in memory as the weights are, whatever they were saved from: the fused SGD
+            # goes through both in one order.
+            momentum = held["momentum_buffer"]
+            held["momentum_buffer"] = torch.empty_like(parameter).copy_(momentum)
         training.scheduler.load_state_dict(saved["scheduler"])
-        training.losses[: saved["step"]] = saved["losses"].to(training.losses.device)
+        if self.group.main:  # which has the sums of all processes
+            training.losses[: saved["step"]] = saved["losses"].to(training.losses.device)
         training.epoch, training.step = saved["epoch"], saved["step"]
         training.seconds = saved["seconds"]
         if saved["order"] is not None:
@@ -223,6 +261,8 @@ class Memo(Learner):
             generalized=not (first or self.config.train_base),
             old_specialized=not (first or self.config.train_adaptive),
         )
+        if len(self.devices) == 1:  # DataParallel copies registered modules only
+            self.network.fold_frozen()
 
     def make_optimizer(self) -> torch.optim.SGD:
         """Make a fresh SGD over what learns: frozen weights get no decay either."""
@@ -232,6 +272,7 @@ class Memo(Learner):
             lr=config.init_lr if first else config.lrate,
             weight_decay=config.init_weight_decay if first else config.weight_decay,
             momentum=MOMENTUM,
+            fused=True,
         )
 
     def make_scheduler(self, optimizer: torch.optim.Optimizer) -> LRScheduler:
@@ -256,14 +297,62 @@ class Memo(Learner):
         aux_targets = (targets - self.known_classes + 1).clamp(min=0)
         return loss, F.cross_entropy(outputs["aux_logits"], aux_targets)
 
+    def make_step(self, optimizer: torch.optim.Optimizer) -> Callable[..., torch.Tensor]:
+        """Return what is called with each batch of `train_batches`: a whole step of training.
+
+        Of several processes, each makes its share of the batch.
+        """
+        network = self.group.parallel(
+            self.parallel(self.network),
+            without=self.network.aux_classifier if self.task == 0 else None,
+        )
+
+        def step(batch: torch.Tensor | FileBatch) -> torch.Tensor:
+            _, weight = self.share_and_weight(len(batch))
+            images, targets = self.train_data.make_batch(batch, self.generator)
+            if weight == 0 and self.config.sync_batchnorm:
+                images, targets = images[:0], targets[:0]
+            sums = self.training_step(network, optimizer, images, targets, weight)
+            return sums if weight else torch.zeros_like(sums)
+
+        return GraphedStep(step, optimizer, self.generator) if self.uses_graphs() else step
+
+    def uses_graphs(self) -> bool:
+        """Return whether steps are CUDA graphs: on one GPU, with images that lie on it.
+
+        Unless --no-cuda_graph, or --record_blocks, which looks at every gradient, was given.
+        """
+        one_gpu = self.devices[0].type == "cuda" and len(self.devices) == self.group.world == 1
+        resident = isinstance(self.train_data, ResidentLoader)
+        asked_for = self.config.cuda_graph and not self.blocks
+        return one_gpu and resident and asked_for and not self.graphs_fail
+
+    def share_and_weight(self, n: int) -> tuple[slice, float]:
+        """Return this process's part of a batch of `n` images, and the weight of its mean loss.
+
+        The mean over all processes of weight x mean loss is the mean loss of the batch.
+
+        A process that is left without an image (n < processes) must still take part in the sum of
+        the gradients. It computes with the batch's first image and weight 0. That reaches nothing
+        but its own BatchNorm statistics, and only rank 0's, which always has images, are used. With
+        SyncBatchNorm that image would count in everyone's, but there a batch may be empty, so that
+        the step leaves it out (no loader needs to make a batch of nothing).
+        """
+        share = self.group.share(n)
+        size = share.stop - share.start
+        return (share if size else slice(0, 1)), size * self.group.world / n
+
     def training_step(
         self,
         network: nn.Module,
         optimizer: torch.optim.Optimizer,
         images: torch.Tensor,
         targets: torch.Tensor,
+        weight: float = 1.0,
     ) -> torch.Tensor:
         """Make one SGD step on (B, 3, H, W) normalised images and (B,) targets.
+
+        The loss is multiplied by `weight`, see `share_and_weight`; what is returned is not.
 
         Returns (3,) on the device: B x classification loss, B x auxiliary loss, and the number of
         images classified correctly; nothing here waits for the device.
@@ -272,7 +361,7 @@ class Memo(Learner):
         loss_clf, loss_aux = self.losses(outputs, targets)
         loss = loss_clf if loss_aux is None else loss_clf + self.config.alpha_aux * loss_aux
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        (loss if weight == 1 else weight * loss).backward()
         optimizer.step()
         with torch.no_grad():
             correct = (outputs["logits"].argmax(dim=1) == targets).sum()

@@ -59,6 +59,7 @@ def tiny_learner(
     from utils.config import Config
     from utils.data_manager import DataManager
     from utils.loader import ResidentLoader
+    from utils.seeds import WEIGHTS, stream_seed
 
     settings = {"init_cls": 4, "increment": 3, "memory_size": 40, **settings}
     config = replace(config or Config(), **settings)
@@ -77,5 +78,5 @@ def tiny_learner(
     transforms = TrainTransform(mean, std), EvalTransform(mean, std)
     train = ResidentLoader(images(len(train_labels)), tasks.train_labels, *transforms, devices[0])
     test = ResidentLoader(images(len(test_labels)), tasks.test_labels, *transforms, devices[0])
-    torch.manual_seed(config.torch_seed)
+    torch.manual_seed(stream_seed(config.torch_seed, WEIGHTS))
     return Memo(config, tasks, train, test, devices)

@@ -8,7 +8,9 @@ from utils.config import Config
 from utils.data_manager import split_classes
 
 
-def fake_run(folder: Path, top1, *, finished=True, nme=None, devices=("cpu",), **settings) -> Path:
+def fake_run(
+    folder: Path, top1, *, finished=True, nme=None, devices=("cpu",), processes=1, **settings
+) -> Path:
     """Write config.json and summary.json of a run; returns its folder.
 
     Args:
@@ -16,7 +18,8 @@ def fake_run(folder: Path, top1, *, finished=True, nme=None, devices=("cpu",), *
         top1: percent after each task done.
         finished: what summary.json says.
         nme: NME's percentages; 1 below `top1` when left open.
-        devices: what the run used.
+        devices: what the run used, or each of its processes.
+        processes: how many there were.
         settings: changes to the defaults; `average` and `last` replace what `top1` gives.
     """
     average, last = settings.pop("average", None), settings.pop("last", None)
@@ -25,7 +28,7 @@ def fake_run(folder: Path, top1, *, finished=True, nme=None, devices=("cpu",), *
     sizes = split_classes(config.classes, config.init_cls, config.increment)
     nme = [value - 1 for value in top1] if nme is None else nme
     folder.mkdir(parents=True)
-    values = {**config.to_dict(), "_devices": list(devices)}
+    values = {**config.to_dict(), "_devices": list(devices), "_processes": processes}
     (folder / "config.json").write_text(json.dumps(values))
     summary = {
         "average_accuracy": statistics.mean(top1) if average is None else average,

@@ -57,6 +57,7 @@ class Program:
             the process; for moments that no clock can hit.
         signal_number: that signal, kill -9 by default.
         full_from: from the n-th flush of a file on, the disk is full.
+        environment: variables set in the process.
     """
 
     def __init__(
@@ -66,10 +67,19 @@ class Program:
         die_at: tuple[str, int] | None = None,
         signal_number: signal.Signals = signal.SIGKILL,
         full_from: int | None = None,
+        environment: dict[str, str] | None = None,
     ):
         self.output = output
         words = [str(flag) for flag in flags]
-        arguments = (words, str(output), die_at, signal_number, full_from, os.getcwd())
+        arguments = (
+            words,
+            str(output),
+            die_at,
+            signal_number,
+            full_from,
+            os.getcwd(),
+            environment or {},
+        )
         self.process = _context.Process(target=_run, args=arguments)
         self.process.start()
 
@@ -104,8 +114,10 @@ def _run(
     number: signal.Signals,
     full_from: int | None,
     folder: str,
+    environment: dict[str, str],
 ) -> None:
     os.chdir(folder)
+    os.environ.update(environment)
     descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)

@@ -98,7 +98,8 @@ def test_draws_are_distributed_as_torchvisions():
 
 def test_train_transform_is_the_draws_then_the_normalisation():
     images = random_images(64)
-    batch = TrainTransform(MEAN, STD)(images, torch.Generator().manual_seed(5))
+    transform = TrainTransform(MEAN, STD)
+    batch = transform(images, transform.draw(64, torch.Generator().manual_seed(5)))
     draws = draw_crop_flip_brightness(64, torch.Generator().manual_seed(5), "cpu")
     augmented = crop_flip_brightness(images, draws)
     expected = normalise(augmented, torch.tensor(MEAN), torch.tensor(STD))
@@ -108,7 +109,8 @@ def test_train_transform_is_the_draws_then_the_normalisation():
 def test_transforms_leave_their_input_alone():
     images = random_images(16)
     before = images.clone()
-    TrainTransform(MEAN, STD)(images, torch.Generator().manual_seed(0))
+    transform = TrainTransform(MEAN, STD)
+    transform(images, transform.draw(16, torch.Generator().manual_seed(0)))
     EvalTransform(MEAN, STD)(images)
     assert torch.equal(images, before)
 
@@ -125,11 +127,11 @@ def test_no_transform_waits_for_the_gpu():
     images = random_images(128).cuda()
     generator = torch.Generator("cuda").manual_seed(0)
     train, evaluate = TrainTransform(MEAN, STD), EvalTransform(MEAN, STD)
-    train(images, generator)
+    train(images, train.draw(128, generator))
     evaluate(images)
     torch.cuda.set_sync_debug_mode("error")
     try:
-        train(images, generator)
+        train(images, train.draw(128, generator))
         evaluate(images)
     finally:
         torch.cuda.set_sync_debug_mode("default")

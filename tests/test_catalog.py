@@ -8,8 +8,8 @@ from utils.catalog import (
     ALIASES,
     BACKBONES,
     DATASETS,
+    FOLDER_DATASETS,
     METHODS,
-    READABLE_DATASETS,
     find_backbone,
 )
 
@@ -78,6 +78,7 @@ def test_data_sets():
         "synthetic": 100,
         "imagenet100": 100,
         "imagenet1000": 1000,
+        "folder": 0,  # open
     }
-    assert set(READABLE_DATASETS) <= set(DATASETS)
+    assert set(FOLDER_DATASETS) <= set(DATASETS)
     assert METHODS == ("memo",)

@@ -103,6 +103,10 @@ OTHER_VALUES = {  # for every setting, a flag and the JSON value it stands for
     "synthetic_classes": ("--dataset synthetic --synthetic_classes 20", 20),
     "synthetic_train_per_class": ("--synthetic_train_per_class 9", 9),
     "synthetic_test_per_class": ("--synthetic_test_per_class 9", 9),
+    "class_list": ("--dataset imagenet100 -net resnet18 --class_list list.txt", "list.txt"),
+    "image_size": ("--dataset folder --data_dir {folder} --image_size 48", 48),
+    "mean": ("--dataset folder --data_dir {folder} --mean .5 .4 0 --std 1 2 3", [0.5, 0.4, 0.0]),
+    "std": ("--dataset folder --data_dir {folder} --std 1,2,.5 --mean 0 0 0", [1.0, 2.0, 0.5]),
     "device": ("-d 0 1", [0, 1]),
     "num_workers": ("--num_workers 0", 0),
     "data_dir": ("--data_dir 2024", "2024"),
@@ -111,16 +115,29 @@ OTHER_VALUES = {  # for every setting, a flag and the JSON value it stands for
     "eval_every": ("--eval_every 10", 10),
     "tensorboard": ("--tensorboard", True),
     "record_blocks": ("--record_blocks", True),
+    "precision": ("--precision bf16", "bf16"),
+    "cuda_graph": ("--no-cuda_graph", False),
+    "sync_batchnorm": ("--sync_batchnorm", True),
     "deterministic": ("--deterministic", True),
     "checkpoint_every": ("--checkpoint_every 5", 5),
     "max_minutes": ("--max_minutes 7.5", 7.5),
 }
 
 
+@pytest.fixture
+def folder(tmp_path):
+    """Return a folder with 12 classes; whether there are images is looked at later."""
+    for label in range(12):
+        (tmp_path / "own" / "train" / f"class {label}").mkdir(parents=True)
+    return tmp_path / "own"
+
+
 @pytest.mark.parametrize("key", SETTINGS)
-def test_every_setting_is_a_flag_and_a_json_key(key, load):
+def test_every_setting_is_a_flag_and_a_json_key(key, load, folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    (folder / "list.txt").write_text("class 1\nclass 2\n")
     flag, value = OTHER_VALUES[key]
-    config, _, _ = load(flag)
+    config, _, _ = load(flag.format(folder=folder))
     assert getattr(config, key) == value
     # The configuration shown is itself a file that gives the same configuration.
     assert load("", **json.loads(config.to_json()))[0] == config
@@ -323,6 +340,10 @@ BAD_JSON_VALUES = [  # key, wrong value, what the message says would be right
     ("synthetic_classes", 1, "a whole number from 2 to 100"),
     ("synthetic_train_per_class", 0, "a whole number from 1 to 10000"),
     ("synthetic_test_per_class", 0, "a whole number from 1 to 10000"),
+    ("class_list", 3, "the path of a text file, or null"),
+    ("image_size", 7, "a whole number from 8 to 1024, or null"),
+    ("mean", [0.5, 0.5], "three numbers from 0 to 1, such as 0.5 0.5 0.5, or null"),
+    ("std", [0, 1, 1], "three numbers above 0, such as 0.25 0.25 0.25, or null"),
     ("device", "cpu", "GPU ids, or -1 alone for the CPU"),
     ("device", [0, -1], "or -1 alone"),
     ("device", [0, 0], "different GPU ids"),
@@ -335,6 +356,9 @@ BAD_JSON_VALUES = [  # key, wrong value, what the message says would be right
     ("eval_every", -1, "a whole number of at least 0"),
     ("tensorboard", "yes", "true or false"),
     ("record_blocks", 1, "true or false"),
+    ("precision", "fp16", "one of auto, fp32, tf32, bf16"),
+    ("cuda_graph", 2, "true or false"),
+    ("sync_batchnorm", 1, "true or false"),
     ("deterministic", "yes", "true or false"),
     ("checkpoint_every", 0.5, "a whole number of at least 0"),
     ("max_minutes", -1, "a number from 0 to 525600 (a year)"),
@@ -392,7 +416,6 @@ BAD_FLAGS = [  # the words typed, what the one message says
     ("--stop_after_task 11", "--stop_after_task: the run cannot stop after task 11, it has 10"),
     ("-net resnet18", "-net: resnet18 is made for 224x224 images, but those of cifar100 are 32x32"),
     ("--class_order 0 1 2", "--class_order: class_order must hold every class of cifar100"),
-    ("--dataset imagenet100 -net resnet18", "imagenet100 is not available in this version"),
 ]
 
 
@@ -409,7 +432,89 @@ def test_a_cifar_backbone_with_imagenet_data(problems_of):
         "memo_resnet18, " in problem
         for problem in problems
     )
-    assert any("cifar10, cifar100 and synthetic are" in problem for problem in problems)
+
+
+FOLDER_PROBLEMS = [
+    ("-init 13", "-init: a first task of 13 classes is impossible, folder has 12"),
+    ("-ms 11", "-ms: 11 exemplars cannot cover the 12 classes of folder"),
+    ("--class_order 0 1 2", "every class of folder from 0 to 11 exactly once"),
+    ("-init 4 -incre 4 --stop_after_task 4", "stop after task 4, it has 3"),
+    ("-p auc -net conv2 -ms auto -init 1 -incre 1 --image_size 16", None),
+    ("-net resnet18 --image_size 32", "resnet18 needs images of 33x33 or more"),
+    ("-net conv4 --image_size 30", "conv4 needs images of 31x31 or more, but image_size is 30"),
+    ("--mean .5 .5 .5", "--mean: mean and std belong together; give std too"),
+    ("--std .5 .5 .5", "--std: mean and std belong together; give mean too"),
+    ("--mean .5 .5 --std 1 1 1", "--mean: must be three numbers from 0 to 1"),
+    ("--mean 128 128 128 --std 1 1 1", "--mean: must be three numbers from 0 to 1"),
+    ("--std 0 1 1 --mean 0 0 0", "--std: must be three numbers above 0"),
+    ("--class_list nowhere.txt", "--class_list: the class list nowhere.txt cannot be read (No"),
+    ("--data_dir nowhere", "there is no folder nowhere/train; images are looked for in"),
+]
+
+
+@pytest.mark.parametrize(("typed", "says"), FOLDER_PROBLEMS)
+def test_what_depends_on_the_classes_is_checked_for_folders(typed, says, folder, load, problems_of):
+    typed = f"--dataset folder --data_dir {folder} {typed}"
+    if says is None:
+        load(typed)
+    else:
+        (problem,) = problems_of(typed)
+        assert says in problem
+
+
+@pytest.mark.parametrize(
+    ("typed", "says"),
+    [
+        ("--class_list c.txt", "--class_list: cifar100 has no folders to choose from"),
+        ("--image_size 64", "--image_size: the images of cifar100 are 32x32; leave it out"),
+        ("--mean .5 .5 .5 --std 1 1 1", "--mean: that of cifar100 is known"),
+    ],
+)
+def test_settings_for_folders_are_refused_for_others(typed, says, problems_of):
+    assert says in problems_of(typed)[0]
+
+
+def test_folder_is_resolved_and_granted_exemplars(folder, load):
+    config, warnings, _ = load(
+        f"--dataset folder --data_dir {folder} -ms auto -net resnet18 -init 4 -incre 4"
+    )
+    assert warnings == []
+    assert (config.image_size, config.image_side, config.classes) == (224, 224, 12)
+    # 20 a class, and what DER's two further trunks would cost in images of 3 x 224 x 224 bytes.
+    assert config.memory_size == 20 * 12 + 2 * 2_782_784 * 4 // (3 * 224**2)
+    (folder / "classes.txt").write_text("class 3\n\nclass 1\r\n class 7 \n")
+    chosen = f"--dataset folder --data_dir {folder} --class_list {folder / 'classes.txt'}"
+    config, _, _ = load(f"{chosen} -p benchmark -ms auto -init 1 -incre 1 --image_size 64")
+    assert (config.classes, config.memory_size, config.image_side) == (3, 60, 64)
+
+
+@pytest.mark.parametrize("dataset", ["folder", "imagenet100", "imagenet1000"])
+def test_mistakes_in_a_class_list_are_its_own(dataset, folder, problems_of, load):
+    chosen, data_dir = folder / "list.txt", f"--data_dir {folder}"
+    typed = f"--dataset {dataset} -net resnet18 -ms 5000 -init 1 --class_list {chosen}"
+    for names, says in (
+        ("class 1\nclass 77\n", "names 'class 77', but"),
+        ("class 1\nclass 1\n", "names 'class 1' twice"),
+        ("class 1\n", "names a single class, 'class 1'"),
+    ):
+        chosen.write_text(names)
+        (problem,) = problems_of(f"{typed} {data_dir}")
+        assert problem.startswith("--class_list: ")
+        assert says in problem
+    chosen.write_text("")
+    assert "is empty" in problems_of(f"{typed} --data_dir nowhere")[-1]  # no images yet
+    chosen.write_text("class 1\nclass 2\n")
+    if dataset == "folder":
+        (problem,) = problems_of(f"{typed} --data_dir nowhere")
+        assert problem.startswith("--data_dir: there is no folder nowhere/train")
+    else:
+        load(f"{typed} --data_dir nowhere")
+
+
+def test_named_data_sets_have_their_own_size(load):
+    assert (load("")[0].image_size, load("")[0].image_side) == (None, 32)
+    config, warnings, _ = load("--dataset imagenet100 -net resnet18 -init 50 -incre 5 -ms 2739")
+    assert (config.image_size, config.image_side, warnings) == (None, 224, [])
 
 
 def test_a_class_order_must_be_complete(problems_of, load):
@@ -530,7 +635,7 @@ def test_every_setting_says_what_it_decides():
     harmless = {key for key, each in SETTINGS.items() if each.decides == "nothing"}
     assert harmless == {
         "stop_after_task", "data_dir", "log_dir", "debug", "eval_every", "tensorboard",
-        "record_blocks", "checkpoint_every", "max_minutes",
+        "record_blocks", "checkpoint_every", "max_minutes", "class_list",
     }  # fmt: skip
 
 

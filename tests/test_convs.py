@@ -8,6 +8,7 @@ from torch import nn
 import convs
 from convs.cifar_resnet import cifar_resnet
 from convs.imagenet_resnet import imagenet_resnet
+from convs.split import GlobalAvgPool
 from utils import catalog
 
 ROWS = load_golden("A_params.json")
@@ -41,7 +42,12 @@ def test_halves_have_the_published_sizes(row):
             net.to("meta")
             maps = net.generalized(x)
             assert list(maps.shape[1:]) == shapes["g_out"]
-            assert list(net.specialized(maps).shape[1:]) == shapes["s_out"]
+            # The published pools are of one size and give more features to larger images; ours
+            # take the whole map. At the published size both are the same.
+            features = list(net.specialized(maps).shape[1:])
+            assert features == [net.feature_dim]
+            if size == catalog.find_backbone(row["name"]).image_size:
+                assert features == shapes["s_out"]
 
 
 @pytest.mark.parametrize("row", SINGLE, ids=lambda row: row["name"])
@@ -145,3 +151,22 @@ def test_whole_net_state_dict_is_sorted_into_the_halves(name, whole, split):
     assert split in specialized
     assert generalized.keys() == net.generalized.state_dict().keys()
     assert specialized.keys() == net.specialized.state_dict().keys()
+
+
+@pytest.mark.parametrize("size", [8, 7])
+def test_the_pool_is_the_published_one_at_the_published_size(size):
+    maps = [torch.randn(4, 64, size, size).requires_grad_()]
+    maps.append(maps[0].detach().clone().requires_grad_())
+    out = [pool(x) for pool, x in zip((nn.AvgPool2d(size), GlobalAvgPool()), maps, strict=True)]
+    assert torch.equal(*out)
+    for each in out:
+        (each * torch.arange(64.0).view(64, 1, 1)).sum().backward()
+    assert torch.equal(maps[0].grad, maps[1].grad)
+
+
+@pytest.mark.parametrize("name", ["resnet14_cifar", "conv2", "conv4", "resnet10_imagenet"])
+def test_the_smallest_images_train_one_at_a_time_and_smaller_ones_do_not(name):
+    net, smallest = convs.build(name), catalog.BACKBONES[name].smallest
+    assert net(torch.zeros(1, 3, smallest, smallest)).shape == (1, net.feature_dim)
+    with pytest.raises((ValueError, RuntimeError)):
+        net(torch.zeros(1, 3, smallest - 1, smallest - 1))

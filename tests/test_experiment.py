@@ -17,7 +17,8 @@ def clock(monkeypatch):
 
 def estimate(**settings):
     settings = {"convnet_type": "memo_conv2", "batch_size": 100, "epochs": 3, **settings}
-    return experiment.estimate_seconds(Config(memory_size=1000, init_epoch=2, **settings))
+    config = Config(memory_size=1000, init_epoch=2, **settings)
+    return experiment.estimate_seconds(config, train_images=50_000)
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,17 @@
 
 import json
 import re
-from dataclasses import replace
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from utils.budget import aligned_memory_size, curve_points
+from models.base import Learner
+from utils import experiment, published
+from utils.budget import curve_points, granted_memory
+from utils.catalog import DATASETS
 from utils.config import EXPS_DIR, SETTINGS, Config, load_config
+from utils.data import ImageArrays
 
 FILES = sorted(EXPS_DIR.glob("*.json"))
 
@@ -25,22 +30,47 @@ NOT_IN_FILES = {
     "checkpoint_every",
     "max_minutes",
     "deterministic",
+    "precision",
+    "cuda_graph",
+    "sync_batchnorm",
     "skip",
     "init_checkpoint",
+    # a user's own images
+    "class_list",
+    "image_size",
+    "mean",
+    "std",
 }
 
 
-def test_every_setting_of_the_issue_is_there():
-    nets = ("conv2", "resnet14", "resnet20", "resnet26", "resnet32")
-    expected = {"memo", "quickstart"} | {f"auc_cifar100_{net}" for net in nets}
-    expected |= {
-        f"cifar100_b{base}_inc{increment}_{protocol}_{schedule}"
-        for base, increments in ((0, (5, 10, 20)), (50, (5, 10, 25)))
-        for increment in increments
-        for protocol in ("benchmark", "fair")
-        for schedule in ("steps", "cosine")
+CURVES = {"cifar100": (10, 10), "imagenet100": (50, 5)}  # with files for every point
+
+
+def both(setting):
+    return {f"{setting}_{schedule}" for schedule in ("steps", "cosine")}
+
+
+def test_every_published_setting_is_there():
+    expected = {"memo", "quickstart", "imagenet1000_b0_inc100_fair_cosine"}
+    nets = {
+        "cifar100": ("conv2", "resnet14", "resnet20", "resnet26", "resnet32"),
+        "imagenet100": ("conv4", "resnet10", "resnet18", "resnet26", "resnet34", "resnet50"),
     }
-    assert expected <= {path.stem for path in FILES}
+    expected |= {f"auc_{dataset}_{net}" for dataset in nets for net in nets[dataset]}
+    for base, increments in ((0, (5, 10, 20)), (50, (5, 10, 25))):
+        for increment in increments:
+            for protocol in ("benchmark", "fair"):
+                expected |= both(f"cifar100_b{base}_inc{increment}_{protocol}")
+    for split in ("b50_inc5_fair", "b0_inc10_fair", "b50_inc10_benchmark"):
+        expected |= both(f"imagenet100_{split}")
+    for increment in (5, 10, 20):
+        expected |= both(f"imagenet100_b0_inc{increment}_benchmark")
+    assert {path.stem for path in FILES} == expected
+
+
+def test_every_published_result_has_a_file():
+    found = {published.find(load_config(["--config", str(path)])[0]) for path in FILES}
+    assert found - {None} == {row for row in published.rows() if row.method == "memo"}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -51,27 +81,34 @@ def test_file_loads_without_a_warning_and_is_complete(path):
     synthetic = {key for key in SETTINGS if key.startswith("synthetic_")}
     needed = set(SETTINGS) - NOT_IN_FILES - (synthetic if config.dataset != "synthetic" else set())
     assert {key for key in values if not key.startswith("_")} == needed
+    if path.stem not in ("memo", "quickstart"):  # those are begun from, with other splits too
+        assert values["train_base"] is config.train_base  # said, not left to a rule of the program
 
 
 @pytest.mark.parametrize(
-    "path", [p for p in FILES if p.stem.startswith("cifar100_")], ids=lambda path: path.stem
+    "path", [p for p in FILES if re.match("(cifar|imagenet)1", p.stem)], ids=lambda path: path.stem
 )
 def test_file_is_what_its_name_says(path):
     config, _, _ = load_config(["--config", str(path)])
-    name = re.fullmatch(r"cifar100_b(\d+)_inc(\d+)_(benchmark|fair)_(steps|cosine)", path.stem)
-    base, increment, protocol, schedule = int(name[1]), int(name[2]), name[3], name[4]
+    name = re.fullmatch(r"(\w+)_b(\d+)_inc(\d+)_(benchmark|fair)_(steps|cosine)", path.stem)
+    dataset, base, increment, protocol, schedule = name.groups()
+    base, increment = int(base), int(increment)
     first = base or increment
-    assert config.dataset == "cifar100"
-    assert config.convnet_type == "memo_resnet32"
+    net = "resnet32" if dataset == "cifar100" else "resnet18"
+    assert (config.dataset, config.convnet_type) == (dataset, f"memo_{net}")
     assert (config.init_cls, config.increment, config.prefix) == (first, increment, protocol)
     assert config.scheduler == {"steps": "steplr", "cosine": "cosine"}[schedule]
-    aligned = aligned_memory_size("cifar100", "resnet32", first, increment)
-    assert config.memory_size == (2000 if protocol == "benchmark" else aligned)
-    # The published runs train the trunk for small first tasks and freeze it for 50 classes.
-    assert config.train_base is (base == 0)
-    # The published training recipe, the same everywhere.
+    # Two published scripts differ a little from the formula.
+    scripts = {"imagenet100_b0_inc10": 2652, "imagenet1000_b0_inc100": 20666}
+    aligned = granted_memory("fair", dataset, net, first, increment)
+    fair = scripts.get(f"{dataset}_b{base}_inc{increment}", aligned)
+    assert config.memory_size == (2000 if protocol == "benchmark" else fair)
+    # The published runs train the trunk for first tasks of up to 20 classes and freeze it for more.
+    assert config.train_base is (first <= 20)
+    # The published training recipe, the same everywhere but for ImageNet-1000's epochs.
+    epochs = 200 if dataset == "imagenet1000" else 170
     assert (config.init_epoch, config.init_milestones) == (200, [60, 120, 170])
-    assert (config.epochs, config.milestones, config.t_max) == (170, [80, 120, 150], 170)
+    assert (config.epochs, config.milestones, config.t_max) == (epochs, [80, 120, 150], epochs)
     assert (config.init_lr, config.lrate, config.init_lr_decay, config.lrate_decay) == (0.1,) * 4
     assert (config.init_weight_decay, config.weight_decay) == (5e-4, 2e-4)
     assert (config.batch_size, config.alpha_aux, config.seed) == (128, 1.0, [1993])
@@ -79,15 +116,22 @@ def test_file_is_what_its_name_says(path):
 
 
 @pytest.mark.parametrize(
-    "point", curve_points("cifar100", 10, 10), ids=lambda point: point.backbone
+    ("dataset", "point"),
+    [(dataset, point) for dataset in CURVES for point in curve_points(dataset, *CURVES[dataset])],
+    ids=lambda value: getattr(value, "backbone", value),
 )
-def test_there_is_a_file_for_each_point_of_the_performance_memory_curve(point):
-    path = EXPS_DIR / f"auc_cifar100_{point.backbone.removesuffix('_cifar')}.json"
+def test_there_is_a_file_for_each_point_of_the_performance_memory_curves(dataset, point):
+    net = point.backbone.removesuffix("_cifar").removesuffix("_imagenet")
+    path = EXPS_DIR / f"auc_{dataset}_{net}.json"
     config, _, _ = load_config(["--config", str(path)])
     assert config.memory_size == point.memory_size
     # All else is the published experiment.
-    point_of_it = {"prefix": "auc", "convnet_type": f"memo_{point.backbone}"}
-    assert config == replace(Config(), **point_of_it, memory_size=point.memory_size)
+    init_cls, increment = CURVES[dataset]
+    published_one = {
+        **{"dataset": dataset, "init_cls": init_cls, "increment": increment},
+        **{"convnet_type": f"memo_{point.backbone}", "memory_size": point.memory_size},
+    }
+    assert config == Config(prefix="auc", **published_one)
     assert load_config(["--config", str(path), "-ms", "auto"])[0] == config
 
 
@@ -102,3 +146,57 @@ def test_memo_json_is_the_default_and_the_published_experiment():
 def test_quickstart_needs_no_download():
     config, _, _ = load_config(["--config", str(EXPS_DIR / "quickstart.json")])
     assert config.dataset == "synthetic"
+
+
+# --- Every file starts ----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def stand_in_folders(tmp_path_factory):
+    """Return, for each ImageNet, a folder of as many classes, a small image each in both splits."""
+    image = tmp_path_factory.mktemp("class")
+    pixels = np.random.default_rng(0).integers(0, 256, (24, 20, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(image / "one.jpeg")
+    folders = {name: tmp_path_factory.mktemp(name) for name in ("imagenet100", "imagenet1000")}
+    for name, folder in folders.items():
+        (folder / "train").mkdir()
+        (folder / "val").symlink_to("train")
+        for number in range(DATASETS[name].classes):  # links, which are gone sooner than folders
+            (folder / "train" / f"n{number:08}").symlink_to(image)
+    return folders
+
+
+def stand_in_arrays(*_, **__):
+    """Return data of CIFAR-100's shape, with one image of each class in each split."""
+    images = np.random.default_rng(0).integers(0, 256, (100, 3, 32, 32), dtype=np.uint8)
+    labels, facts = np.arange(100), DATASETS["cifar100"]
+    return ImageArrays("cifar100", images, labels, images, labels, facts.mean, facts.std)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_file_starts(path, stand_in_folders, tmp_path, monkeypatch):
+    # Through the whole program, a step of training in each of two tasks. What a step needs time for
+    # is images: it is shown a new one and an exemplar, and features are made of one image only.
+    indices, forward = Learner.training_indices, Learner.forward_all
+
+    def one_for_all(self, data, chosen):
+        features, logits = forward(self, data, chosen[:1])
+        return features.expand(len(chosen), -1), logits.expand(len(chosen), -1)
+
+    monkeypatch.setattr(Learner, "training_indices", lambda self: indices(self)[[0, -1]])
+    monkeypatch.setattr(Learner, "forward_all", one_for_all)
+    for slow in ("save_run", "save_task_checkpoint"):  # and pictures: other tests are about them
+        monkeypatch.setattr(experiment, slow, lambda *_: None)
+    monkeypatch.setattr(experiment.Logbook, "_draw", lambda *_: None)
+    words = ["--config", str(path), "-d", "-1", "--log_dir", str(tmp_path), "--num_workers", "0"]
+    words += ["--init_epoch", "1", "--epochs", "1", "--t_max", "1", "--stop_after_task", "2"]
+    dataset = json.loads(path.read_text())["dataset"]
+    if dataset == "cifar100":
+        monkeypatch.setattr(experiment, "load_dataset", stand_in_arrays)
+    elif dataset in stand_in_folders:
+        words += ["--data_dir", str(stand_in_folders[dataset])]
+    config, _, _ = load_config(words)
+    (metrics,) = experiment.run(config)
+    assert [task.task for task in metrics.tasks] == [1, 2]
+    (training,) = tmp_path.rglob("training.csv")
+    assert len(training.read_text().splitlines()) == 3  # a header, and an epoch of each task

@@ -331,3 +331,28 @@ def test_weight_alignment(case, precision):
 def test_weight_alignment_needs_old_and_new_classes(new_classes):
     with pytest.raises(ValueError, match=f"{new_classes} of 4 classes are said to be new"):
         grown("memo_conv2", 2, 2).align_weights(new_classes)
+
+
+@pytest.mark.parametrize("change", ["grow", "freeze", "load_state_dict", "double"])
+def test_folded_copies_are_not_used_once_what_they_copy_may_have_changed(change):
+    net = AdaptiveNet("memo_conv2")
+    other = AdaptiveNet("memo_conv2")
+    for each in (net, other, net, other):
+        each.grow(2)
+    net.freeze(generalized=True, old_specialized=True)
+    net.fold_frozen()
+    if change == "load_state_dict":
+        net.load_state_dict(other.state_dict())
+    else:
+        with torch.no_grad():
+            for parameter in net.parameters():
+                parameter.mul_(1.5)
+        {
+            "grow": lambda: net.grow(1),
+            "freeze": lambda: net.freeze(generalized=True, old_specialized=True),
+            "double": net.double,
+        }[change]()
+    images = torch.randn(2, 3, 32, 32, dtype=next(net.parameters()).dtype)
+    features = net.eval()(images)["features"]
+    net._folded = {}
+    assert torch.equal(net(images)["features"], features)

@@ -380,3 +380,26 @@ def test_data_parallel_equals_one_device_in_evaluation_mode():
     alone = learner.forward_all(learner.test_data, np.arange(8))
     for ours, theirs in zip(together, alone, strict=True):
         torch.testing.assert_close(ours, theirs)
+
+
+def test_training_goes_on_from_momentum_that_lies_in_memory_in_another_way():
+    """A checkpoint may come from a version that laid its tensors out otherwise."""
+    weights = []
+    for layout in (torch.channels_last, torch.contiguous_format):
+        learner = tiny_learner(convnet_type="memo_conv2", batch_size=8)
+        learner.begin_task()
+        training = learner.training = learner.begin_training()
+        step = learner.make_step(training.optimizer)
+        step(torch.from_numpy(learner.training_indices()[:8]))
+        training.step = 1
+        state = copy.deepcopy(learner.state_dict())
+        for held in state["training"]["optimizer"]["state"].values():
+            momentum = held["momentum_buffer"]
+            if momentum.ndim == 4:
+                held["momentum_buffer"] = momentum.contiguous(memory_format=layout)
+        again = tiny_learner(convnet_type="memo_conv2", batch_size=8)
+        again.load_state_dict(state)
+        again.make_step(again.training.optimizer)(torch.from_numpy(again.training_indices()[8:16]))
+        weights.append(again.network.state_dict())
+    for name, value in weights[0].items():
+        assert torch.equal(value, weights[1][name]), name

@@ -1,10 +1,11 @@
 """Tests of utils/precision.py, and that features and logits are computed in full float32."""
 
 import numpy as np
+import pytest
 import torch
 from conftest import tiny_learner
 
-from utils.precision import full_float32
+from utils.precision import full_float32, precision_warning, resolve_precision, training_precision
 
 
 def tf32():
@@ -22,11 +23,79 @@ def test_tf32_is_off_inside_and_put_back():
         torch.backends.cudnn.allow_tf32 = before[0]
 
 
+@pytest.mark.parametrize(("precision", "on"), [("fp32", False), ("tf32", True), ("bf16", False)])
+def test_training_switches_tf32_on_only_where_it_is_asked_for(precision, on):
+    before = tf32()
+    with training_precision(precision):
+        assert tf32() == (on, on)
+        with full_float32():  # an evaluation inside training
+            assert tf32() == (False, False)
+    assert tf32() == before
+
+
+def test_auto_is_float32():
+    assert resolve_precision("auto") == "fp32"
+
+
+@pytest.mark.parametrize(
+    ("precision", "capabilities", "words"),
+    [
+        ("fp32", {}, None),
+        ("tf32", {}, "tf32 is for NVIDIA GPUs"),
+        ("bf16", {"avx512_bf16": False, "avx2": True}, "no instructions for bfloat16"),
+        ("bf16", {"avx512_bf16": True}, None),
+        ("bf16", {}, None),  # this PyTorch cannot say
+    ],
+)
+def test_a_precision_that_brings_nothing_is_named(monkeypatch, precision, capabilities, words):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    said = precision_warning(precision, torch.device("cpu"))
+    assert said is None if words is None else words in said
+
+
+@pytest.mark.parametrize(("precision", "inside"), [("fp32", "float32"), ("bf16", "bfloat16")])
+def test_blocks_compute_in_the_precision_and_everything_else_in_float32(precision, inside):
+    learner = tiny_learner(convnet_type="memo_conv2", precision=precision, epochs=1, milestones=[])
+    learner.begin_task()
+    learner.begin_task()
+    training = learner.begin_training()
+    seen = {}
+
+    def note(name):
+        def hook(_, inputs, output):
+            seen[name] = inputs[0].dtype, output.dtype
+
+        return hook
+
+    learner.network.generalized.register_forward_hook(note("trunk"))
+    learner.network.specialized[-1].register_forward_hook(note("newest"))
+    for folded in learner.network._folded.values():
+        folded.register_forward_hook(note("frozen"))
+    learner.network.classifier.register_forward_hook(note("classifier"))
+    learner.network.aux_classifier.register_forward_hook(note("auxiliary"))
+    batch = torch.from_numpy(learner.training_indices()[:8])
+    sums = learner.make_step(training.optimizer)(batch)
+    inside, full = getattr(torch, inside), torch.float32
+    assert seen == {
+        "trunk": (full, inside),
+        "newest": (inside, inside),
+        "frozen": (inside, inside),
+        "classifier": (full, full),
+        "auxiliary": (full, full),
+    }
+    assert sums.dtype == full
+    assert {parameter.dtype for parameter in learner.network.parameters()} == {full}
+    features, logits = learner.forward_all(learner.test_data, np.arange(4))
+    assert features.dtype == logits.dtype == full
+
+
 def test_features_and_logits_are_computed_without_tf32():
     learner = tiny_learner(convnet_type="memo_conv2")
     learner.begin_task()
     seen = []
-    learner.network.generalized.register_forward_hook(lambda *_: seen.append(tf32()))
+    inference = learner.network.for_inference()
+    inference.generalized.register_forward_hook(lambda *_: seen.append(tf32()))
+    learner.network.for_inference = lambda: inference
     before = tf32()
     learner.forward_all(learner.test_data, np.arange(4))
     assert seen == [(False, False)]

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from utils import published
-from utils.budget import aligned_memory_size
+from utils.budget import granted_memory
 from utils.config import EXPS_DIR, Config, load_config
 
 
@@ -26,7 +26,7 @@ def test_average_and_last_are_those_of_the_curve(row):
     "row", [r for r in published.rows() if (r.method, r.prefix) == ("memo", "fair")], ids=str
 )
 def test_fair_budgets_are_the_aligned_ones(row):
-    aligned = aligned_memory_size(row.dataset, row.convnet_type, row.init_cls, row.increment)
+    aligned = granted_memory("fair", row.dataset, row.convnet_type, row.init_cls, row.increment)
     assert aligned in (row.memory_size, row.also_memory_size)
 
 

@@ -50,9 +50,17 @@ def test_there_are_commands_to_test():
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_commands_are_understood(command, tmp_path):
+def test_commands_are_understood(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "config.json").write_text("{}")  # what the program reads of a run
-    words = shlex.split(command.replace("RUN_DIR", str(tmp_path)), comments=True)[2:]
+    (trees,) = re.findall(r"```json\n(.*?)```", README, re.S)
+    (tmp_path / "trees.json").write_text(trees)
+    for tree in ("beech", "birch", "larch", "oak", "pine", "spruce"):
+        for split in ("train", "val"):
+            (tmp_path / "photos" / split / tree).mkdir(parents=True)
+    for stands_for, one in (("RUN_DIR", str(tmp_path)), ("exps/FILE", "exps/memo.json")):
+        command = command.replace(stands_for, one)
+    words = shlex.split(command, comments=True)[2:]
     load_config([str(REPOSITORY / w) if w.startswith("exps/") else w for w in words])
 
 

@@ -106,6 +106,7 @@ def test_torch_seeds_and_what_changes_no_result_are_one_experiment(tmp_path):
         {"prefix": "benchmark"},
         {"debug": True},
         {"devices": ["cuda:0", "cuda:1"]},  # BatchNorm sees half a batch
+        {"processes": 2},  # likewise; config.json names rank 0's device only
     ],
 )
 def test_any_other_difference_is_another_row(changes, tmp_path):

@@ -44,7 +44,7 @@ from torch import Tensor
 
 from utils.augment import EvalTransform
 from utils.checkpoint import CheckpointError, load_task_checkpoint
-from utils.data import DataError, load_dataset
+from utils.data import DataError, data_settings, load_dataset
 from utils.files import write_file
 from utils.inc_net import AdaptiveNet
 from utils.plots import (
@@ -297,14 +297,14 @@ def _images(
     config: dict[str, Any], checkpoint: dict[str, Any], data_dir: str | None, number: int
 ) -> Tensor:
     """Return test images of the classes seen, the first few of each, (n, 3, H, W) float32."""
-    sizes = {key: value for key, value in config.items() if key.startswith("synthetic_")}
-    data = load_dataset(config["dataset"], data_dir or config["data_dir"], **sizes)
+    data_dir = data_dir or config["data_dir"]
+    data = load_dataset(config["dataset"], data_dir, **data_settings(config, config.get("_data")))
     seen = sum(checkpoint["task_sizes"][: checkpoint["task"]])
     classes = checkpoint["class_order"][:seen]
     each = max(number // len(classes), 1)
     chosen = np.concatenate([np.flatnonzero(data.test_labels == label)[:each] for label in classes])
     transform = EvalTransform(data.mean, data.std)
-    return transform(torch.from_numpy(data.test_images[np.sort(chosen)]))
+    return transform(torch.from_numpy(data.read_test(np.sort(chosen))))
 
 
 def _write_csv(path: Path, header: list[str], rows: Iterable[Iterable]) -> None:

@@ -15,7 +15,8 @@ No function here waits for the device: there is no `.item()`, no boolean indexin
 host inside a step.
 
     transform = TrainTransform(mean=(0.5071, 0.4867, 0.4408), std=(0.2675, 0.2565, 0.2761))
-    batch = transform(images, generator)  # (N, 3, 32, 32) uint8 -> float32
+    draws = transform.draw(len(images), generator)
+    batch = transform(images, draws)  # (N, 3, 32, 32) uint8 -> float32
 """
 
 from collections.abc import Sequence
@@ -37,6 +38,12 @@ class CropFlipBrightness:
     dx: Tensor  # (N,) int64 in 0 .. 2 * padding: its left column
     flip: Tensor  # (N,) bool: mirror left to right, after the crop
     brightness: Tensor  # (N,) float32: factor on every pixel value
+
+    def __getitem__(self, rows: slice) -> "CropFlipBrightness":
+        """Return the parameters of some of the images."""
+        return CropFlipBrightness(
+            self.dy[rows], self.dx[rows], self.flip[rows], self.brightness[rows]
+        )
 
 
 def draw_crop_flip_brightness(
@@ -126,14 +133,18 @@ class EvalTransform:
 class TrainTransform:
     """The train transform: random crop, flip and brightness per image, then normalisation."""
 
-    def __init__(self, mean: Sequence[float], std: Sequence[float]):
-        """Keep the mean and standard deviation per channel, of pixels in [0, 1]."""
-        self.normalise = EvalTransform(mean, std)
+    def __init__(self, mean: Sequence[float], std: Sequence[float], padding: int = PADDING):
+        """Keep the mean and standard deviation per channel, of pixels in [0, 1], and the padding.
 
-    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """Augment and normalise `(N, 3, H, W) uint8` images to float32.
-
-        `generator` lives on the images' device; its state moves on by one batch of draws.
+        `padding` is zero pixels on every side: an eighth of the images' side.
         """
-        draws = draw_crop_flip_brightness(len(images), generator, images.device)
-        return self.normalise(crop_flip_brightness(images, draws))
+        self.normalise = EvalTransform(mean, std)
+        self.padding = padding
+
+    def draw(self, n: int, generator: torch.Generator) -> CropFlipBrightness:
+        """Draw what is to be done to `n` images, on the generator's device."""
+        return draw_crop_flip_brightness(n, generator, generator.device, padding=self.padding)
+
+    def __call__(self, images: Tensor, draws: CropFlipBrightness) -> Tensor:
+        """Augment and normalise `(N, 3, H, W) uint8` images to float32, each as drawn for it."""
+        return self.normalise(crop_flip_brightness(images, draws, self.padding))

@@ -13,7 +13,9 @@ the auxiliary head too. MB are 2^20 bytes.
 A protocol grants every method a number of bytes (MEMO, ICLR 2023, sections 4.1 and 4.2), and what
 a method does not spend on its network it spends on exemplars:
 
-    benchmark   no common bytes: every method keeps 2000 exemplars (ImageNet-1000: 20000)
+    benchmark   no common bytes: every method keeps 2000 exemplars (ImageNet-1000: 20000; a user's
+                own images, for which nothing is published: 20 a class, as those of the 100 and
+                1000 classes above)
     fair        DER's bytes: one whole backbone per task, and the benchmark's exemplars
     auc         one point of the performance-memory curve, named by its backbone: at the smallest
                 backbone, one reference network (ResNet-32, ImageNet: ResNet-18) and the benchmark's
@@ -28,7 +30,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from utils.catalog import BACKBONES, DATASETS, Backbone, find_backbone
+from utils.catalog import BACKBONES, DATASETS, Backbone, dataset_facts, find_backbone
 from utils.data_manager import split_classes
 from utils.settings import (
     ACTION,
@@ -115,6 +117,7 @@ def granted_memory(
     increment: int,
     classes: int | None = None,
     method: str = "memo",
+    image_size: int | None = None,
 ) -> int:
     """Return how many exemplars a protocol lets a method keep, in all.
 
@@ -131,11 +134,12 @@ def granted_memory(
         increment: classes of every later task (the last one may have fewer).
         classes: number of classes, when it is not the data set's usual one.
         method: a name in METHODS.
+        image_size: side of the images in pixels; needed for the data set `folder`, as is `classes`.
 
     Raises:
         ValueError: an unknown method or backbone, or an impossible split of the classes.
     """
-    facts, net = DATASETS[dataset], find_backbone(backbone)
+    facts, net = dataset_facts(dataset, classes, image_size), find_backbone(backbone)
     tasks = len(split_classes(classes or facts.classes, init_cls, increment))
     if prefix == "benchmark":
         return facts.benchmark_exemplars
@@ -150,13 +154,6 @@ def granted_memory(
     return facts.benchmark_exemplars + spare // facts.image_bytes
 
 
-def aligned_memory_size(
-    dataset: str, backbone: str, init_cls: int, increment: int, classes: int | None = None
-) -> int:
-    """Return the exemplars MEMO may keep under `fair`; see `granted_memory`."""
-    return granted_memory("fair", dataset, backbone, init_cls, increment, classes)
-
-
 class Point(NamedTuple):
     """One point of the performance-memory curve."""
 
@@ -167,19 +164,29 @@ class Point(NamedTuple):
 
 
 def curve_points(
-    dataset: str, init_cls: int, increment: int, classes: int | None = None
+    dataset: str,
+    init_cls: int,
+    increment: int,
+    classes: int | None = None,
+    *,
+    image_size: int | None = None,
+    family: int | None = None,
 ) -> list[Point]:
     """Return the points of MEMO's performance-memory curve, the smallest budget first.
+
+    The backbones are those made for the images; for `folder`, whose `image_size` is needed, those
+    of a `family`: 32 or 224.
 
     The nominal MB are the published ones where that curve was published, else the exact MB to one
     decimal.
     """
-    facts = DATASETS[dataset]
-    names = POINTS[facts.image_size]
+    facts = dataset_facts(dataset, classes, image_size)
+    names = POINTS[family or facts.image_size]
     split, published = PUBLISHED_CURVES.get(dataset, (None, ()))
     points = []
     for index, name in enumerate(names):
-        cost = Cost.of("auc", dataset, name, init_cls, increment, classes)
+        split_of_all = init_cls, increment, classes
+        cost = Cost.of("auc", dataset, name, *split_of_all, image_size=image_size)
         exact = cost.total_bytes / MB
         nominal = published[index] if split == (init_cls, increment) else round(exact, 1)
         points.append(Point(name, cost.exemplars, nominal, exact))
@@ -208,24 +215,33 @@ class Cost:
         increment: int,
         classes: int | None = None,
         method: str = "memo",
+        image_size: int | None = None,
     ) -> "Cost":
         """Return the cost under a protocol; for arguments and errors see `granted_memory`."""
-        exemplars = granted_memory(prefix, dataset, backbone, init_cls, increment, classes, method)
+        exemplars = granted_memory(
+            prefix, dataset, backbone, init_cls, increment, classes, method, image_size
+        )
         if prefix == "auc" and method == "single":
             backbone = REFERENCE[find_backbone(backbone).image_size]
         task_sizes = split_classes(classes or DATASETS[dataset].classes, init_cls, increment)
-        return cls.after(method, dataset, backbone, task_sizes, exemplars)
+        return cls.after(method, dataset, backbone, task_sizes, exemplars, image_size)
 
     @classmethod
     def after(
-        cls, method: str, dataset: str, backbone: str, task_sizes: Sequence[int], exemplars: int
+        cls,
+        method: str,
+        dataset: str,
+        backbone: str,
+        task_sizes: Sequence[int],
+        exemplars: int,
+        image_size: int | None = None,
     ) -> "Cost":
         """Return the cost of a network after tasks of these sizes, and of a number of exemplars."""
         return cls(
             method=method,
             backbone=find_backbone(backbone),
             exemplars=exemplars,
-            image_bytes=DATASETS[dataset].image_bytes,
+            image_bytes=dataset_facts(dataset, sum(task_sizes), image_size).image_bytes,
             weights=count_weights(method, backbone, len(task_sizes)),
             uncounted_bytes=count_uncounted_bytes(method, backbone, task_sizes),
         )
@@ -338,7 +354,7 @@ def tables(question: Question) -> str:
         or find_backbone(question.convnet_type).image_size == DATASETS[dataset].image_size
     ]
     for dataset in [question.dataset] if question.dataset else suited:
-        facts = DATASETS[dataset]
+        facts = dataset_facts(dataset)
         init_cls, increment = question.init_cls, question.increment
         if init_cls is increment is None and question.prefix == "auc":
             init_cls, increment = PUBLISHED_CURVES.get(dataset, ((None, None),))[0]

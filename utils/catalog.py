@@ -9,7 +9,7 @@ To add a data set: teach utils/data.py to read it and add its row to DATASETS.
 To add a method: write models/<name>.py, add its name to METHODS and give it an exps/<name>.json.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 
 
@@ -24,6 +24,7 @@ class Backbone:
 
     name: str
     image_size: int  # side in pixels of the images the published network expects
+    smallest: int  # side of the smallest images it can be trained on, also one at a time
     generalized: int  # weights of the shared shallow blocks (the trunk)
     specialized: int  # weights of one specialized block; MEMO adds one per task
     feature_dim: int  # features that one specialized block gives
@@ -37,18 +38,18 @@ class Backbone:
 
 
 _BACKBONE_ROWS = (
-    #        name                 pixels  generalized  specialized  features  buffers of each
-    Backbone("resnet32", 32, 112_016, 351_488, 64, 4_136, 5_200),
-    Backbone("resnet14_cifar", 32, 42_320, 129_536, 64, 1_736, 2_080),
-    Backbone("resnet20_cifar", 32, 65_552, 203_520, 64, 2_536, 3_120),
-    Backbone("resnet26_cifar", 32, 88_784, 277_504, 64, 3_336, 4_160),
-    Backbone("conv2", 32, 1_920, 37_056, 64, 520, 520),
-    Backbone("resnet18", 224, 2_782_784, 8_393_728, 512, 18_040, 20_520),
-    Backbone("resnet10_imagenet", 224, 1_232_704, 3_673_088, 512, 10_824, 12_312),
-    Backbone("resnet26_imagenet", 224, 3_444_032, 10_502_144, 2048, 58_032, 65_592),
-    Backbone("resnet34_imagenet", 224, 8_170_304, 13_114_368, 512, 39_656, 28_728),
-    Backbone("resnet50_imagenet", 224, 8_543_296, 14_964_736, 2048, 122_712, 90_192),
-    Backbone("conv4", 224, 314_880, 591_360, 512, 3_096, 4_104),
+    #        name         pixels, smallest  generalized  specialized  features  buffers of each
+    Backbone("resnet32", 32, 5, 112_016, 351_488, 64, 4_136, 5_200),
+    Backbone("resnet14_cifar", 32, 5, 42_320, 129_536, 64, 1_736, 2_080),
+    Backbone("resnet20_cifar", 32, 5, 65_552, 203_520, 64, 2_536, 3_120),
+    Backbone("resnet26_cifar", 32, 5, 88_784, 277_504, 64, 3_336, 4_160),
+    Backbone("conv2", 32, 4, 1_920, 37_056, 64, 520, 520),
+    Backbone("resnet18", 224, 33, 2_782_784, 8_393_728, 512, 18_040, 20_520),
+    Backbone("resnet10_imagenet", 224, 33, 1_232_704, 3_673_088, 512, 10_824, 12_312),
+    Backbone("resnet26_imagenet", 224, 33, 3_444_032, 10_502_144, 2048, 58_032, 65_592),
+    Backbone("resnet34_imagenet", 224, 33, 8_170_304, 13_114_368, 512, 39_656, 28_728),
+    Backbone("resnet50_imagenet", 224, 33, 8_543_296, 14_964_736, 2048, 122_712, 90_192),
+    Backbone("conv4", 224, 31, 314_880, 591_360, 512, 3_096, 4_104),
 )
 
 # Keyed by the name of the single network; MEMO's split of the same network is "memo_" + name.
@@ -75,7 +76,10 @@ def find_backbone(name: str) -> Backbone:
 
 @dataclass(frozen=True)
 class DatasetFacts:
-    """One data set: sizes, normalisation, and the exemplars the published `benchmark` grants."""
+    """One data set: sizes, normalisation, and the exemplars the published `benchmark` grants.
+
+    Those of `folder` depend on the images and are open here; `dataset_facts` fills them in.
+    """
 
     name: str
     classes: int
@@ -148,11 +152,58 @@ DATASETS: dict[str, DatasetFacts] = {
             std=_IMAGENET_STD,
             benchmark_exemplars=20_000,
         ),
+        # The user's own images; 0 and () stand for what only their folder can tell.
+        DatasetFacts(
+            name="folder",
+            classes=0,
+            image_size=0,
+            train_images=None,
+            test_images=0,
+            mean=(),
+            std=(),
+            benchmark_exemplars=0,
+        ),
     )
 }
 
-# The data sets that utils/data.py can read; the others are known by name and published budget.
-READABLE_DATASETS: tuple[str, ...] = ("cifar10", "cifar100", "synthetic")
+# The data sets that lie in folders of images (utils/folders.py).
+FOLDER_DATASETS: tuple[str, ...] = ("imagenet100", "imagenet1000", "folder")
+
+# What the published benchmark keeps of CIFAR-100, ImageNet-100 and ImageNet-1000, a class.
+BENCHMARK_PER_CLASS = 20
+
+
+def dataset_facts(
+    name: str, classes: int | None = None, image_size: int | None = None
+) -> DatasetFacts:
+    """Return what is known of a data set; of `folder`, what follows from these two numbers.
+
+    Args:
+        name: a name in DATASETS.
+        classes: number of classes of `folder`; not used for the others.
+        image_size: side in pixels of its images; not used for the others.
+
+    Raises:
+        ValueError: one sentence: `folder` without its numbers.
+    """
+    facts = DATASETS[name]
+    if name != "folder":
+        return facts
+    if not classes or not image_size:
+        raise ValueError(
+            "folder: its number of classes and its image size are not known here; python "
+            "main_memo.py --dataset folder -ms auto --print_config shows what a protocol grants"
+        )
+    exemplars = BENCHMARK_PER_CLASS * classes
+    return replace(facts, classes=classes, image_size=image_size, benchmark_exemplars=exemplars)
+
+
+# Published runs train the trunk after the first task for first tasks of 5, 10 and 20 classes and
+# freeze it for 50 and more; the paper's curves cross near 20 (MEMO, ICLR 2023, figure 5).
+TRAIN_BASE_UP_TO = 20
 
 # The methods in models/.
 METHODS: tuple[str, ...] = ("memo",)
+
+# What training may compute with (utils/precision.py).
+PRECISIONS: tuple[str, ...] = ("auto", "fp32", "tf32", "bf16")

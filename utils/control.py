@@ -6,6 +6,9 @@ run and raises `Stopped`. Herding and testing are not saved half-way. They begin
 though, and can be repeated from it, so there the request ends the run at once (`interruptible`).
 A second Ctrl-C always leaves at once, as does `kill -9`; then the last checkpoint is what is kept.
 
+Of several processes (utils/distributed.py) rank 0 decides. The others ignore the signals, which all
+of them get, and hear from rank 0 every few steps, so that all save and stop after the same one.
+
     with Control(max_minutes=60) as control:
         control.save = ...                  a function that writes a checkpoint
         for every step: ...; control.after_step()
@@ -21,9 +24,13 @@ from pathlib import Path
 from types import FrameType
 from typing import Self
 
+from utils.distributed import Group
 from utils.files import named
 
 AUTOMATIC_SECONDS = 300.0  # between checkpoints when no number of epochs is asked for
+# Steps between two questions of several processes to rank 0, which make them wait for it. After a
+# SIGTERM, torchrun gives them 30 s.
+STEPS_ALONE = 8
 
 # What a process says when it ends so: 128 + the signal, as shells do, and 3 for a used-up time.
 _REQUESTS = {
@@ -56,19 +63,26 @@ class Control:
         checkpoint_every: epochs between checkpoints, 0 for about every five minutes.
         max_minutes: stop before the process is so old; 0 for no limit.
         started: when the process began, of time.monotonic().
+        group: the processes that save and stop together.
 
     Attributes:
-        save: writes a checkpoint; whoever runs the tasks sets it.
+        save: writes a checkpoint; whoever runs the tasks sets it. All processes call it.
     """
 
     def __init__(
-        self, checkpoint_every: int = 0, max_minutes: float = 0.0, started: float | None = None
+        self,
+        checkpoint_every: int = 0,
+        max_minutes: float = 0.0,
+        started: float | None = None,
+        group: Group | None = None,
     ) -> None:
         self.save: Callable[[], None] = lambda: None
         self._checkpoint_every = checkpoint_every
         self._seconds = 60 * max_minutes
         self._started = time.monotonic() if started is None else started
         self._saved = time.monotonic()
+        self._group = group or Group()
+        self._steps = 0
         self._request: signal.Signals | None = None
         self._at_once = False
         self._former: dict[signal.Signals, object] = {}
@@ -76,7 +90,7 @@ class Control:
     def __enter__(self) -> Self:
         for number in _REQUESTS:
             self._former[number] = signal.signal(number, self._handle)
-        if self._seconds:
+        if self._seconds and self._group.main:
             # What is left for the step in progress and for writing the checkpoint.
             margin = min(30.0, 0.1 * self._seconds)
             left = self._started + self._seconds - margin - time.monotonic()
@@ -94,9 +108,9 @@ class Control:
         Raises:
             Stopped: after saving the run.
         """
-        overdue = not self._checkpoint_every and time.monotonic() - self._saved > AUTOMATIC_SECONDS
-        if overdue or self._request:
-            self.checkpoint()
+        self._steps += 1
+        if self._group.world == 1 or self._steps % STEPS_ALONE == 0:
+            self._save_if_due()
 
     def after_epoch(self, epoch: int) -> None:
         """Do what `after_step` does, and save after every `checkpoint_every` epochs.
@@ -110,7 +124,15 @@ class Control:
         if self._checkpoint_every and epoch % self._checkpoint_every == 0:
             self.checkpoint()
         else:
-            self.after_step()
+            self._save_if_due()
+
+    def _save_if_due(self) -> None:
+        if self._group.from_main(self._due):
+            self.checkpoint()
+
+    def _due(self) -> bool:
+        overdue = not self._checkpoint_every and time.monotonic() - self._saved > AUTOMATIC_SECONDS
+        return overdue or self._request is not None
 
     def checkpoint(self) -> None:
         """Save the run now; stop if that was asked for.
@@ -120,11 +142,18 @@ class Control:
         """
         self.save()
         self._saved = time.monotonic()
-        self._stop_if_asked()
+        # Rank 0 may be asked while it answers: what it said is what all act on.
+        request = self._group.from_main(lambda: self._request)
+        if request:
+            self._group.ending = True
+            raise Stopped(*_REQUESTS[request])
 
     @contextlib.contextmanager
     def interruptible(self) -> Iterator[None]:
-        """While inside, a request to stop raises Stopped at once: the run was saved just before."""
+        """While inside, a request to stop raises Stopped at once: the run was saved just before.
+
+        Of several processes, only rank 0 may be inside, and inside `Group.on_main`.
+        """
         self._at_once = True
         try:
             self._stop_if_asked()
@@ -137,6 +166,8 @@ class Control:
             raise Stopped(*_REQUESTS[self._request])
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
+        if not self._group.main:
+            return
         if number == signal.SIGINT and self._request == signal.SIGINT:
             raise KeyboardInterrupt
         self._request = signal.Signals(number)

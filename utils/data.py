@@ -1,4 +1,4 @@
-"""Data sets as arrays of uint8 images with their original labels.
+"""Data sets: uint8 images in memory, or the names of image files, with their original labels.
 
 `load_dataset(name, data_dir)` reads one of:
 
@@ -9,6 +9,14 @@
   then unpacked.
 * `synthetic`: small pictures drawn by this file, for trying the program and for tests. It needs no
   files, takes seconds, and is no benchmark: its numbers mean nothing outside this project.
+* `imagenet100`, `imagenet1000`: read from `data_dir/train/<class>/` and `data_dir/val/<class>/`
+  (utils/folders.py), 224 x 224, batch by batch by worker processes (utils/file_loader.py).
+* `folder`: the user's own images, laid out likewise, any number of classes and brought to any size
+  (utils/images.py says how). Data sets of small images (up to 64 x 64, together up to 1 GiB) are
+  decoded once, when the run begins, and stay in memory, which is many times faster than to decode
+  every image in every epoch; others are read like ImageNet. Mean and standard deviation are given,
+  or computed from the training images; where that means reading all files an additional time, the
+  result is kept in `data_dir/memo_mean_std.json` for runs with the same files and size.
 
 Everything a user can put right (no network, a damaged file, a folder that cannot be written) is a
 `DataError` of one sentence.
@@ -27,25 +35,38 @@ the pictures are made with additions, products, quotients, square roots and comp
 arithmetic fixes those to the bit, while sines and exponentials differ between processors.
 """
 
+import json
 import logging
+import os
 import socket
 import tarfile
+from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torchvision.datasets import CIFAR10, CIFAR100
 from torchvision.datasets.utils import calculate_md5, check_integrity, download_and_extract_archive
 
-from utils.catalog import DATASETS
+from utils.catalog import DATASETS, FOLDER_DATASETS
+from utils.files import write_file
+from utils.folders import DataError, Listing, hash_lines, list_images
+from utils.images import (
+    SMALL,
+    Transform,
+    eval_transform,
+    mean_and_std,
+    mean_and_std_of_files,
+    read_images,
+    train_transform,
+)
+
+__all__ = ["DataError", "ImageArrays", "ImageFiles", "data_settings", "load_dataset"]
 
 log = logging.getLogger("memo")
-
-
-class DataError(Exception):
-    """A data set cannot be had; the message is one sentence for the user, with the remedy."""
 
 
 @dataclass(frozen=True)
@@ -59,11 +80,98 @@ class ImageArrays:
     test_labels: np.ndarray  # (M,) int64
     mean: tuple[float, ...]  # per channel, of pixels scaled to [0, 1]
     std: tuple[float, ...]
+    listing: Listing | None = None  # the files that they were decoded from
 
     @property
     def num_classes(self) -> int:
         """Number of classes; each has at least one train image."""
         return int(self.train_labels.max()) + 1
+
+    @property
+    def padding(self) -> int:
+        """Zero pixels on every side before the random crop: 4 for 32 x 32 images."""
+        return self.train_images.shape[-1] // 8
+
+    def read_test(self, indices: np.ndarray) -> np.ndarray:
+        """Return test images, `(n, 3, H, W) uint8`."""
+        return self.test_images[indices]
+
+
+@dataclass(frozen=True)
+class ImageFiles:
+    """A data set in files: their names, original labels, and what is made of an image."""
+
+    name: str
+    listing: Listing
+    size: int  # side in pixels of the images made of the files
+    brightness: bool  # whether training images larger than SMALL are brightened at random
+    mean: tuple[float, ...]  # per channel, of pixels scaled to [0, 1]
+    std: tuple[float, ...]
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes; each has at least one train image."""
+        return len(self.listing.classes)
+
+    @property
+    def train_labels(self) -> np.ndarray:
+        """`(N,) int64`, original class ids from 0."""
+        return np.asarray(self.listing.train_labels, dtype=np.int64)
+
+    @property
+    def test_labels(self) -> np.ndarray:
+        """`(M,) int64`."""
+        return np.asarray(self.listing.test_labels, dtype=np.int64)
+
+    @property
+    def upright(self) -> bool:
+        """Whether images are turned as their EXIF orientation says; ImageNet's never were."""
+        return self.name == "folder"
+
+    @property
+    def transforms(self) -> tuple[Transform, Transform]:
+        """What makes uint8 images of files: for training, and for testing and herding."""
+        return train_transform(self.size, self.brightness), eval_transform(self.size)
+
+    def read_test(self, indices: np.ndarray) -> np.ndarray:
+        """Return test images, `(n, 3, size, size) uint8`.
+
+        Raises:
+            DataError: a file is no image.
+        """
+        paths = [self.listing.test[index] for index in indices]
+        return read_images(paths, self.size, "test images", self.upright)
+
+
+def data_settings(settings: dict[str, Any], noted: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Return the settings that `load_dataset` takes by name, out of all those of a run.
+
+    Args:
+        settings: of the run.
+        noted: what the config.json of the run has of `describe`, where it has begun: a mean and a
+            deviation left open stay those that it began with, whatever the files hold by now.
+    """
+    found = {key: settings[key] for key in _SETTINGS if key in settings}
+    if found.get("mean") is None and isinstance(noted, dict) and {"mean", "std"} <= noted.keys():
+        found |= {"mean": noted["mean"], "std": noted["std"]}
+    return found
+
+
+_SETTINGS = (
+    *("synthetic_classes", "synthetic_train_per_class", "synthetic_test_per_class"),
+    *("class_list", "image_size", "mean", "std"),
+)
+
+
+def describe(data: ImageArrays | ImageFiles) -> dict[str, Any] | None:
+    """Return what config.json notes of a data set that came from files, None for others.
+
+    "files" is a hash of their names, "classes" are in the order of their numbers.
+    """
+    if data.listing is None:
+        return None
+    normalisation = {"mean": list(data.mean), "std": list(data.std)}
+    return {"files": data.listing.identity, "classes": data.listing.classes, **normalisation}
 
 
 def load_dataset(
@@ -73,26 +181,37 @@ def load_dataset(
     synthetic_classes: int = 100,
     synthetic_train_per_class: int = 100,
     synthetic_test_per_class: int = 20,
-) -> ImageArrays:
+    class_list: str | Path | None = None,
+    image_size: int | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> ImageArrays | ImageFiles:
     """Read, download or draw a data set.
 
     Args:
-        name: "cifar10", "cifar100" or "synthetic".
+        name: a name in catalog.DATASETS.
         data_dir: where the files of the real data sets are, or go.
         synthetic_classes: classes of `synthetic`, 1 to 100.
         synthetic_train_per_class: train images per class of `synthetic`, 1 or more.
         synthetic_test_per_class: test images per class of `synthetic`, 1 or more.
+        class_list: file that names the classes to take of data in folders; None takes all.
+        image_size: side in pixels of the images of `folder`, which needs it.
+        mean: per channel, of `folder`'s pixels scaled to [0, 1]; None computes it.
+        std: standard deviation, likewise.
 
     Raises:
         DataError: the data set is unknown, missing and cannot be downloaded, or damaged.
     """
+    if name in FOLDER_DATASETS:
+        data_dir = Path(data_dir).expanduser()
+        return _read_folder(name, data_dir, class_list, image_size, mean, std)
     if name == "synthetic":
         train = _draw_split(0, synthetic_classes, synthetic_train_per_class)
         test = _draw_split(1, synthetic_classes, synthetic_test_per_class)
     elif name in _CIFAR:
         train, test = _read_cifar(name, Path(data_dir).expanduser())
     else:
-        known = ", ".join([*_CIFAR, "synthetic"])
+        known = ", ".join([*_CIFAR, "synthetic", *FOLDER_DATASETS])
         raise DataError(f"there is no data set {name!r}; there are {known}")
     facts = DATASETS[name]
     return ImageArrays(name, *train, *test, facts.mean, facts.std)
@@ -171,6 +290,94 @@ def _network_timeout(seconds: float):
         yield
     finally:
         socket.setdefaulttimeout(before)
+
+
+# --- Folders of images ----------------------------------------------------------------------------
+
+IN_MEMORY_BYTES = 2**30  # decoded small images up to here stay in memory
+
+
+def _read_folder(
+    name: str,
+    data_dir: Path,
+    class_list: str | Path | None,
+    image_size: int | None,
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+) -> ImageArrays | ImageFiles:
+    listing = list_images(data_dir, class_list)
+    if name != "folder":
+        facts = DATASETS[name]
+        if len(listing.classes) != facts.classes:
+            source = class_list or data_dir / "train"
+            remedy = "--class_list FILE chooses among more"
+            raise DataError(
+                f"{source} has {len(listing.classes)} classes, but {name} has {facts.classes}; "
+                f"{remedy}, and --dataset folder takes any number"
+            )
+        brightness = name == "imagenet1000"
+        return ImageFiles(name, listing, facts.image_size, brightness, facts.mean, facts.std)
+
+    if image_size is None:
+        raise DataError("folder needs the size that its images are brought to (--image_size)")
+    number = len(listing.train) + len(listing.test)
+    if image_size <= SMALL and 3 * image_size**2 * number <= IN_MEMORY_BYTES:
+        train = read_images(listing.train, image_size, "training images", upright=True)
+        test = read_images(listing.test, image_size, "test images", upright=True)
+        if mean is None or std is None:
+            mean, std = mean_and_std(train)
+        labels = (np.asarray(each) for each in (listing.train_labels, listing.test_labels))
+        train_labels, test_labels = labels
+        pixels = train, train_labels, test, test_labels
+        return ImageArrays(name, *pixels, tuple(mean), tuple(std), listing)
+    # A mistake that concerns all files is better found at once.
+    read_images(listing.train[:1], image_size, "first image")
+    if mean is None or std is None:
+        mean, std = _cached_mean_and_std(data_dir, listing, image_size)
+    return ImageFiles(name, listing, image_size, False, tuple(mean), tuple(std))
+
+
+def _cached_mean_and_std(data_dir: Path, listing: Listing, size: int) -> tuple:
+    """Return mean and deviation of the training images: those kept from an earlier run, or new.
+
+    They are kept under a hash of name, length and date of every file, and of the size.
+    """
+    path = data_dir / "memo_mean_std.json"
+    stats = (os.stat(file) for file in listing.train)
+    lines = (
+        f"{os.path.relpath(file, data_dir)} {stat.st_size} {stat.st_mtime_ns}"
+        for file, stat in zip(listing.train, stats, strict=True)
+    )
+    key = hash_lines([f"{size} upright", *lines])
+    kept: dict[str, Any] = {}
+    try:
+        kept = json.loads(path.read_bytes())
+        found = kept[key]["mean"], kept[key]["std"]
+        if all(isinstance(value, float) for each in found for value in each):
+            return found
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        kept = kept if isinstance(kept, dict) else {}
+        log.debug("%s does not know these files (%s)", path, type(error).__name__)
+    log.info(
+        "computing mean and standard deviation of %d images, once; they will be in %s",
+        len(listing.train),
+        path,
+    )
+    mean, std = mean_and_std_of_files(listing.train, size, upright=True)
+    try:
+        write_file(path, json.dumps({**kept, key: {"mean": mean, "std": std}}, indent=1).encode())
+    except OSError as error:
+        log.warning(
+            "%s cannot be written (%s), so every run will compute this again, unless the settings "
+            "have it: mean %s, std %s",
+            path,
+            error.strerror,
+            json.dumps(mean),
+            json.dumps(std),
+        )
+    return mean, std
 
 
 # --- synthetic ------------------------------------------------------------------------------------

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 
 import torch
 
+from utils.config import ConfigError
+
 
 def resolve_devices(asked: Sequence[int]) -> tuple[list[torch.device], str | None]:
     """Turn asked ids into devices that exist.
@@ -31,6 +33,40 @@ def resolve_devices(asked: Sequence[int]) -> tuple[list[torch.device], str | Non
     return devices, f"asked for GPU {_listed(asked)}, but this machine has {here}: using {used}"
 
 
+def device_of_rank(
+    asked: Sequence[int], local_rank: int, local_world: int
+) -> tuple[torch.device, str | None]:
+    """Return the one device of a process among several that torchrun started on this machine.
+
+    Args:
+        asked: as in `resolve_devices`; of GPU ids, each process takes one, in their order.
+        local_rank: which of the processes on this machine, from 0.
+        local_world: how many there are.
+
+    Returns:
+        the device, and the warning of `resolve_devices`, which there is on a machine without GPUs
+        only.
+
+    Raises:
+        ConfigError: there are not enough ids, or GPUs, for as many processes.
+    """
+    present = torch.cuda.device_count()
+    if not present or list(asked) == [-1]:
+        devices, warning = resolve_devices(asked)
+        return devices[0], warning
+    ids = list(asked) or list(range(present))
+    if len(ids) < local_world or max(ids[:local_world]) >= present:
+        given = f"-d {' '.join(map(str, asked))}" if asked else "the default"
+        raise ConfigError(
+            [
+                f"{local_world} processes on one machine need a GPU each, but {given} gives them "
+                f"GPU {_listed(ids)}, and this machine has GPU {_listed(range(present))}; give "
+                "--nproc_per_node and -d so that they fit, or -d -1 for the CPU"
+            ]
+        )
+    return torch.device("cuda", ids[local_rank]), None
+
+
 def make_deterministic() -> None:
     """Let PyTorch use only algorithms that give the same bits every time, for this whole process.
 
@@ -41,14 +77,22 @@ def make_deterministic() -> None:
     torch.use_deterministic_algorithms(True)
 
 
-def machine_facts(devices: Sequence[torch.device], num_workers: int) -> dict[str, str | int]:
+def make_fast() -> None:
+    """Let cuDNN try its algorithms on each new shape of input and keep the fastest."""
+    torch.backends.cudnn.benchmark = True
+
+
+def machine_facts(
+    devices: Sequence[torch.device], num_workers: int, precision: str, processes: int = 1
+) -> dict[str, str | int]:
     """Return what may change the last bits of a result although no setting changed, by name."""
     gpus = [torch.cuda.get_device_name(d) for d in devices if d.type == "cuda"]
     return {
         "devices": ", ".join(gpus) if gpus else "CPU",
-        "float32 precision": torch.get_float32_matmul_precision(),
+        "precision": precision,
         "threads": torch.get_num_threads(),
         "num_workers": num_workers,
+        "processes": processes,
         "torch": str(torch.__version__),
     }
 

@@ -14,19 +14,17 @@ import os
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from models import METHODS
 from utils.checkpoint import CheckpointError, load_task_checkpoint, save_state_dict
 from utils.config import Config
-from utils.data import load_dataset
+from utils.data import data_settings, describe, load_dataset
 from utils.data_manager import DataManager
 from utils.devices import make_deterministic, resolve_devices
 from utils.experiment import make_loaders
 from utils.inc_net import state_mismatch
 from utils.logbook import LOGGER, setup_console, task_line
 from utils.metrics import TaskMetrics, evaluate_task
-from utils.resume import read_notes, refuse_changes
+from utils.resume import read_notes, refuse_changes, refuse_other_files
 
 # What a network and its exemplars tell by themselves; forgetting belongs to the whole run.
 _MEASURED = ("cnn_top1", "cnn_top5", "nme_top1", "nme_top5", "old_top1", "new_top1")
@@ -60,13 +58,9 @@ def evaluate_run(config: Config, run_dir: str | Path, task: int | None, export: 
     devices, warning = resolve_devices(config.device)
     if warning:
         LOGGER.warning("%s", warning)
-    data = load_dataset(
-        config.dataset,
-        config.data_dir,
-        synthetic_classes=config.synthetic_classes,
-        synthetic_train_per_class=config.synthetic_train_per_class,
-        synthetic_test_per_class=config.synthetic_test_per_class,
-    )
+    settings = data_settings(config.to_dict(), (notes or {}).get("_data"))
+    data = load_dataset(config.dataset, config.data_dir, **settings)
+    refuse_other_files(folder, notes, describe(data))
     tasks = DataManager(
         data.train_labels,
         data.test_labels,
@@ -74,8 +68,7 @@ def evaluate_run(config: Config, run_dir: str | Path, task: int | None, export: 
         config.init_cls,
         config.increment,
     )
-    train_data, test_data = make_loaders(data, tasks, devices[0])
-    torch.manual_seed(config.torch_seed)
+    train_data, test_data = make_loaders(data, tasks, devices[0], config.num_workers)
     learner = METHODS[config.model_name](config, tasks, train_data, test_data, devices)
     for _ in range(saved["task"]):
         learner.begin_task()
@@ -85,6 +78,8 @@ def evaluate_run(config: Config, run_dir: str | Path, task: int | None, export: 
     learner.network.load_state_dict(saved["network"])
     learner.memory.load_state_dict(saved["exemplars"])
     predictions = learner.evaluate()
+    train_data.close()
+    test_data.close()
     measured = evaluate_task(
         saved["task"], predictions.cnn, predictions.nme, predictions.targets, tasks.task_sizes
     )

@@ -4,12 +4,13 @@ One class order (`seed`) is one run with a folder of its own. Everything a user 
 is said here or by the progress bar of a task; everything a run leaves is written by the logbook.
 """
 
+import contextlib
 import logging
 import os
 import shlex
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,6 @@ from models import METHODS
 from models.base import Learner, Predictions, TrainingError
 from utils.augment import EvalTransform, TrainTransform
 from utils.budget import Cost, run_table
-from utils.catalog import DATASETS
 from utils.checkpoint import (
     NEWEST,
     CheckpointError,
@@ -31,11 +31,19 @@ from utils.checkpoint import (
     save_task_checkpoint,
     set_random_state,
 )
-from utils.config import Config, num_classes
+from utils.config import Config, ConfigError
 from utils.control import Control, Stopped, locked
-from utils.data import ImageArrays, load_dataset
+from utils.data import DataError, ImageArrays, ImageFiles, data_settings, describe, load_dataset
 from utils.data_manager import DataManager, make_class_order, split_classes
-from utils.devices import machine_facts, make_deterministic, resolve_devices
+from utils.devices import (
+    device_of_rank,
+    machine_facts,
+    make_deterministic,
+    make_fast,
+    resolve_devices,
+)
+from utils.distributed import Group
+from utils.file_loader import FileLoader, FileReader
 from utils.files import remove_leftovers
 from utils.inc_net import AdaptiveNet
 from utils.loader import ResidentLoader
@@ -50,16 +58,21 @@ from utils.logbook import (
     task_line,
 )
 from utils.metrics import Metrics
+from utils.precision import autocast_dtype, precision_warning, resolve_precision
 from utils.published import find as find_published
 from utils.resume import (
     Call,
     changed_machine,
     find_call,
     is_finished,
+    noted_data,
+    read_notes,
     refuse_changes,
+    refuse_other_files,
     tasks_done,
     tasks_to_do,
 )
+from utils.seeds import WEIGHTS, stream_seed
 
 log = logging.getLogger("memo")
 
@@ -69,8 +82,11 @@ def run(
     resume: str | bool | None = None,
     started: float | None = None,
     warnings: Sequence[str] = (),
+    group: Group | None = None,
 ) -> list[Metrics]:
     """Run the experiment once for every class order in `config.seed`.
+
+    Several processes that run it together (`group`) all call this.
 
     Args:
         config: the settings.
@@ -78,6 +94,7 @@ def run(
             that has these settings; None starts a new one.
         started: when the process began, of time.monotonic(), for `config.max_minutes`.
         warnings: what the terminal has been told of the settings already, for main.log.
+        group: the processes, where there are several.
 
     Returns:
         the metrics of each run, in the order of the seeds.
@@ -86,45 +103,49 @@ def run(
         DataError: the data set is missing or damaged.
         CheckpointError: the file to start from, or the run to go on with, cannot be used.
         TensorBoardError: asked for, but not installed.
+        ConfigError: the devices do not allow what is asked for.
         FolderInUseError: another process is running what is to be resumed.
         TrainingError: training cannot go on.
         Stopped: the run was asked to stop and has been saved.
         OSError: something cannot be written; the error names it.
+        RankZeroFailedError: not on rank 0, which raised one of the others.
     """
-    setup_console()
+    group = group or Group()
+    setup_console(logging.INFO if group.main else logging.ERROR)
     if config.tensorboard:
-        require_tensorboard()
+        group.on_main(require_tensorboard)
     if config.deterministic:
         make_deterministic()
-    call = find_call(config, resume)
-    if all(
-        seed in call.folders and is_finished(call.folders[seed], config) for seed in config.seed
-    ):
-        return [_finished(call.folders[seed]) for seed in config.seed]
-    if config.skip and not Path(config.init_checkpoint).is_file():
-        raise CheckpointError(
-            f"there is no file {config.init_checkpoint}; --init_checkpoint must name a trained "
-            "first task"
-        )
-    devices, warning = resolve_devices(config.device)
-    if devices[0].type == "cpu" and config.device != [-1]:
-        expected = duration(estimate_seconds(config))
+    else:
+        make_fast()
+    call = group.from_main(find_call, config, resume)
+    finished = group.from_main(_all_finished, call, config)
+    if finished:
+        return finished
+    group.on_main(_require_first_task, config)
+    devices, warning = group.from_main(find_devices, config, group)
+    if group.world > 1:  # each process has its own
+        devices, _ = find_devices(config, group)
+    if devices[0].type == "cuda":
+        torch.cuda.set_device(devices[0])
+    noted = group.from_main(noted_data, call)
+    data = group.on_main(_load_data, config, noted)  # first alone: it may download
+    if not group.main:
+        data = _load_data(config, noted)
+    if group.main and devices[0].type == "cpu" and config.device != [-1]:
+        expected = duration(estimate_seconds(config, len(data.train_labels)))
         warning = warning or "no GPU on this machine: using the CPU"
         warning += f"; the schedule will take about {expected} there"
+    for sentence in data.listing.found if data.listing else ():
+        log.info("%s: %s", config.dataset, sentence)
     notes = list(warnings)
-    if warning:
-        log.warning("%s", warning)
-        notes.append(warning)
-    data = load_dataset(
-        config.dataset,
-        config.data_dir,
-        synthetic_classes=config.synthetic_classes,
-        synthetic_train_per_class=config.synthetic_train_per_class,
-        synthetic_test_per_class=config.synthetic_test_per_class,
-    )
-    with Control(config.checkpoint_every, config.max_minutes, started) as control:
+    in_vain = precision_warning(resolve_precision(config.precision), devices[0])
+    for sentence in filter(None, (warning, in_vain)):
+        log.warning("%s", sentence)
+        notes.append(sentence)
+    with Control(config.checkpoint_every, config.max_minutes, started, group) as control:
         results = [
-            run_class_order(config, data, devices, seed, control, call, notes)
+            run_class_order(config, data, devices, seed, control, call, notes, group)
             for seed in config.seed
         ]
     if len(results) > 1:
@@ -139,21 +160,68 @@ def run(
     return results
 
 
+def find_devices(config: Config, group: Group) -> tuple[list[torch.device], str | None]:
+    """Return the devices of this process, and a warning where they are not those asked for.
+
+    Raises:
+        ConfigError: the devices do not allow what is asked for.
+    """
+    if group.world == 1:
+        devices, warning = resolve_devices(config.device)
+        wrong = len(devices) > 1
+    else:
+        device, warning = device_of_rank(config.device, group.local_rank, group.local_world)
+        devices, wrong = [device], device.type == "cpu"
+    if config.sync_batchnorm and wrong:
+        raise ConfigError(
+            [
+                "sync_batchnorm is for several processes with a GPU each (torchrun "
+                f"--nproc_per_node=N main_memo.py), but here "
+                f"{'several GPUs share one process' if group.world == 1 else 'they are on CPUs'}; "
+                "leave it out, or start the program so"
+            ]
+        )
+    return devices, warning
+
+
+def _all_finished(call: Call, config: Config) -> list[Metrics]:
+    """Return what all runs of a call achieved, or nothing if there is something left to do."""
+    folders = [call.folders.get(seed) for seed in config.seed]
+    if all(folder and is_finished(folder, config) for folder in folders):
+        return [_finished(folder) for folder in folders]
+    return []
+
+
+def _require_first_task(config: Config) -> None:
+    if config.skip and not Path(config.init_checkpoint).is_file():
+        raise CheckpointError(
+            f"there is no file {config.init_checkpoint}; --init_checkpoint must name a trained "
+            "first task"
+        )
+
+
+def _load_data(config: Config, noted: dict[str, Any] | None) -> ImageArrays | ImageFiles:
+    settings = data_settings(config.to_dict(), noted)
+    return load_dataset(config.dataset, config.data_dir, **settings)
+
+
 def run_class_order(
     config: Config,
-    data: ImageArrays,
+    data: ImageArrays | ImageFiles,
     devices: list[torch.device],
     seed: int,
     control: Control,
     call: Call,
     notes: Sequence[str],
+    group: Group,
 ) -> Metrics:
     """Run all tasks of one class order, or those that are left of it.
 
     Its files are brought up to date after every task, its checkpoint more often.
     """
     resumed = seed in call.folders
-    folder = call.folders.get(seed) or run_folder(
+    folder = call.folders.get(seed) or group.from_main(
+        run_folder,
         log_dir=config.log_dir,
         prefix=config.prefix,
         dataset=config.dataset,
@@ -166,23 +234,31 @@ def run_class_order(
         start_time=time.time(),
         debug=config.debug,
     )
-    with locked(folder):
-        checkpoint = _take_up(folder, config) if resumed else None
+    with contextlib.ExitStack() as stack:
+        group.on_main(stack.enter_context, locked(folder))
+        if resumed:
+            group.on_main(
+                refuse_other_files, folder, read_notes(folder / "config.json"), describe(data)
+            )
+        checkpoint = group.from_main(_take_up, folder, config) if resumed else None
         if checkpoint and tasks_done(checkpoint) >= tasks_to_do(config):
-            return _finished(folder)
-        return _run_in_folder(folder, config, data, devices, seed, control, call, notes, checkpoint)
+            return group.from_main(_finished, folder)
+        return _run_in_folder(
+            folder, config, data, devices, seed, control, call, notes, checkpoint, group
+        )
 
 
 def _run_in_folder(
     folder: Path,
     config: Config,
-    data: ImageArrays,
+    data: ImageArrays | ImageFiles,
     devices: list[torch.device],
     seed: int,
     control: Control,
     call: Call,
     notes: Sequence[str],
     checkpoint: dict[str, Any] | None,
+    group: Group,
 ) -> Metrics:
     """Run the tasks of one class order that come after a checkpoint, or all of them."""
     order = config.class_order or make_class_order(data.num_classes, seed, config.shuffle)
@@ -196,29 +272,52 @@ def _run_in_folder(
         f"class order {_order_name(config, seed)}"
     )
     published = find_published(config)
-    with Logbook(
-        folder,
-        setting,
-        published=published.curve if published else None,
-        tensorboard=config.tensorboard,
-    ) as logbook:
+    with contextlib.ExitStack() as stack:
         written = {**config.to_dict(), "seed": [seed]}
-        about = {"_call": call.name, "_seeds": call.seeds, **provenance(devices)}
-        logbook.write_config({**written, **about})
+        about = {"_call": call.name, "_seeds": call.seeds, **provenance(devices, group.world)}
+        if describe(data):
+            about["_data"] = describe(data)
+
+        def open_logbook() -> Logbook:
+            logbook = Logbook(
+                folder,
+                setting,
+                published=published.curve if published else None,
+                tensorboard=config.tensorboard,
+            )
+            stack.enter_context(logbook)
+            logbook.write_config({**written, **about})
+            return logbook
+
+        def write_notes() -> None:
+            # Said on the terminal before there was a main.log.
+            for sentence in data.listing.found if data.listing else ():
+                logbook.note(f"{config.dataset}: {sentence}", logging.INFO)
+            for note in notes:
+                logbook.note(note)
+
+        logbook = group.on_main(open_logbook)  # None on the other ranks, which write nothing
+        stack.enter_context(_saying_how_to_go_on(folder, call, group))
         machines = list(checkpoint["machines"]) if checkpoint else []
-        machine = machine_facts(devices, config.num_workers)
+        machine = machine_facts(
+            devices, config.num_workers, resolve_precision(config.precision), group.world
+        )
         if machine not in machines:
             machines.append(machine)
-        torch.manual_seed(config.torch_seed)
-        train_data, test_data = make_loaders(data, tasks, devices[0])
-        learner = METHODS[config.model_name](config, tasks, train_data, test_data, devices)
+        torch.manual_seed(stream_seed(config.torch_seed, WEIGHTS))
+        train_data, test_data = make_loaders(data, tasks, devices[0], config.num_workers)
+        stack.callback(train_data.close)
+        stack.callback(test_data.close)
+        learner = METHODS[config.model_name](config, tasks, train_data, test_data, devices, group)
         learner.after_epoch = lambda: logbook.write_epochs(learner.epochs)
         progress = Progress(Metrics(tasks.task_sizes), [], [])
         if checkpoint is None:
             log.info("%s", setting)
-            log.info("on %s; logs in %s", ", ".join(str(device) for device in devices), folder)
-            for note in notes:  # said on the terminal before there was a main.log
-                logbook.note(note)
+            where = ", ".join(str(device) for device in devices)
+            if group.world > 1:
+                where = f"{group.world} processes, the first on {where}"
+            log.info("on %s; logs in %s", where, folder)
+            group.on_main(write_notes)
             log.info("%s", _budget(config, tasks))
         else:
             learner.load_state_dict(checkpoint["learner"])
@@ -232,7 +331,7 @@ def _run_in_folder(
                 log.warning("%s", warning)
         began = time.perf_counter() - progress.spent  # the task in progress
 
-        def save() -> None:
+        def write_checkpoint() -> None:
             progress.spent = time.perf_counter() - began
             save_run(
                 folder,
@@ -248,38 +347,55 @@ def _run_in_folder(
                 },
             )
 
+        def save() -> None:
+            learner.collect()
+            group.on_main(write_checkpoint)
+
+        def end_task() -> tuple[Progress, list[torch.Tensor]]:
+            with control.interruptible():
+                learner.end_task()
+                predictions = learner.evaluate()
+            progress.add(predictions, len(learner.memory), time.perf_counter() - began)
+            _write_task(folder, config, tasks, learner, logbook, progress, predictions)
+            return progress, learner.memory.state_dict()
+
         control.save = save
         learner.control = control
-        try:
-            while len(progress.seconds) < tasks_to_do(config):
-                if learner.task < len(progress.seconds):
-                    began = time.perf_counter()
-                    learner.begin_task()
-                if not progress.trained:
-                    learner.train_task()
-                    progress.trained = True
-                    control.checkpoint()
-                with control.interruptible():
-                    learner.end_task()
-                    predictions = learner.evaluate()
-                progress.add(predictions, len(learner.memory), time.perf_counter() - began)
-                _write_task(folder, config, tasks, learner, logbook, progress, predictions)
+        while len(progress.seconds) < tasks_to_do(config):
+            if learner.task < len(progress.seconds):
                 began = time.perf_counter()
-                if len(progress.seconds) < tasks_to_do(config):
-                    control.checkpoint()
-                else:
-                    save()  # finished: a request to stop that came now has nothing left to stop
-        except (Stopped, KeyboardInterrupt) as stop:
-            say = f"stopped by {stop}" if isinstance(stop, Stopped) else "left at once"
-            again = f"python main_memo.py --resume {shlex.quote(str(folder))}"
-            if len(call.seeds) > 1:
-                again += ", or for all its class orders the same command again with --resume"
-            log.info("%s; to go on: %s", say, again)
-            raise
-        except TrainingError as error:
-            log.debug("%s", error)
-            raise TrainingError(f"{error} {_kept(folder)}") from error
+                learner.begin_task()
+            if not progress.trained:
+                learner.train_task()
+                progress.trained = True
+                control.checkpoint()
+            progress, exemplars = group.from_main(end_task)
+            learner.follow(exemplars)
+            began = time.perf_counter()
+            if len(progress.seconds) < tasks_to_do(config):
+                control.checkpoint()
+            else:
+                save()  # finished: a request to stop that came now has nothing left to stop
     return progress.metrics
+
+
+@contextlib.contextmanager
+def _saying_how_to_go_on(folder: Path, call: Call, group: Group) -> Iterator[None]:
+    """Say, when a run ends early, what it leaves and how to go on with it."""
+    try:
+        yield
+    except (Stopped, KeyboardInterrupt) as stop:
+        say = f"stopped by {stop}" if isinstance(stop, Stopped) else "left at once"
+        several = f"torchrun --nproc_per_node={group.local_world}"
+        start = several if group.world > 1 else "python"
+        again = f"{start} main_memo.py --resume {shlex.quote(str(folder))}"
+        if len(call.seeds) > 1:
+            again += ", or for all its class orders the same command again with --resume"
+        log.info("%s; to go on: %s", say, again)
+        raise
+    except (TrainingError, DataError) as error:  # of data: an image that cannot be read
+        log.debug("%s", error)
+        raise type(error)(f"{error} {_kept(folder)}") from error
 
 
 def _budget(config: Config, tasks: DataManager) -> str:
@@ -288,7 +404,8 @@ def _budget(config: Config, tasks: DataManager) -> str:
     budget = config.memory_size
     if config.fixed_memory:
         budget = config.memory_per_class * sum(sizes)
-    cost = Cost.after(config.model_name, config.dataset, config.convnet_type, sizes, budget)
+    kind = config.model_name, config.dataset, config.convnet_type
+    cost = Cost.after(*kind, sizes, budget, config.image_size)
     return run_table(cost, len(sizes))
 
 
@@ -406,21 +523,20 @@ def _kept(folder: Path) -> str:
     return f"(there was no checkpoint yet; the log is in {folder})"
 
 
-def estimate_seconds(config: Config) -> float:
+def estimate_seconds(config: Config, train_images: int) -> float:
     """Estimate the time that the training of all class orders takes on this CPU, in seconds.
 
     Times a training step of the first task's network and one of the second's: each further task
-    adds one more frozen block, which costs what the second one's did.
+    adds one more frozen block, which costs what the second one's did. Reading images from files is
+    not counted: workers do it meanwhile.
     """
-    facts = DATASETS[config.dataset]
-    classes = num_classes(config.dataset, config.synthetic_classes)
-    per_class = facts.train_images / facts.classes
-    if config.dataset == "synthetic":
-        per_class = config.synthetic_train_per_class
-    task_sizes = split_classes(classes, config.init_cls, config.increment)
+    per_class = train_images / config.classes
+    task_sizes = split_classes(config.classes, config.init_cls, config.increment)
     network = AdaptiveNet(config.convnet_type)
+    network.train_dtype = autocast_dtype(resolve_precision(config.precision))
     # No larger than a usual batch: the memory of the real one is not this estimate's to ask for.
-    images = torch.zeros(min(config.batch_size, 128), 3, facts.image_size, facts.image_size)
+    side = config.image_side
+    images = torch.zeros(min(config.batch_size, 128 if side <= 64 else 8), 3, side, side)
     step_times = []
     for new_classes in task_sizes[:2]:
         network.grow(new_classes)
@@ -429,6 +545,7 @@ def estimate_seconds(config: Config) -> float:
             generalized=not (first or config.train_base),
             old_specialized=not (first or config.train_adaptive),
         )
+        network.fold_frozen()
         times = []
         for _ in range(3):
             begin = time.perf_counter()
@@ -448,10 +565,22 @@ def estimate_seconds(config: Config) -> float:
 
 
 def make_loaders(
-    data: ImageArrays, tasks: DataManager, device: torch.device
-) -> tuple[ResidentLoader, ResidentLoader]:
-    """Return the training and the test images on a device, with the labels of the class order."""
-    train, test = TrainTransform(data.mean, data.std), EvalTransform(data.mean, data.std)
+    data: ImageArrays | ImageFiles, tasks: DataManager, device: torch.device, num_workers: int = 0
+) -> tuple[ResidentLoader, ResidentLoader] | tuple[FileLoader, FileLoader]:
+    """Return the training and the test images for a device, with the labels of the class order.
+
+    Images in memory are put on the device, those in files are read by `num_workers` processes.
+    """
+    test = EvalTransform(data.mean, data.std)
+    if isinstance(data, ImageFiles):
+        pinned = device.type == "cuda"
+        reader = FileReader(*data.transforms, num_workers, pinned, data.upright)
+        common = data.size, reader, test, device
+        return (
+            FileLoader(data.listing.train, tasks.train_labels, *common),
+            FileLoader(data.listing.test, tasks.test_labels, *common),
+        )
+    train = TrainTransform(data.mean, data.std, data.padding)
     return (
         ResidentLoader(data.train_images, tasks.train_labels, train, test, device),
         ResidentLoader(data.test_images, tasks.test_labels, train, test, device),

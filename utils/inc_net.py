@@ -14,6 +14,10 @@ loss reaches it *through* the frozen old blocks as well as through the newest on
 the method. When nothing below a block asks for a gradient, autograd records nothing there by
 itself.
 
+Two things make it fast and change no result but for rounding: all images and weights are laid out
+channels last, and frozen parts can be computed with BatchNorm folded into their convolutions:
+`fold_frozen()` while training, `for_inference()` for testing.
+
 State dicts of the published program load and export by prefix alone (`PUBLISHED_PREFIXES`), since
 the backbones in convs/ keep its parameter names.
 """
@@ -27,6 +31,7 @@ from torch import Tensor, nn
 
 import convs
 from convs.split import building_blocks
+from utils.folding import fold
 
 PUBLISHED_PREFIXES = {
     "generalized.": "TaskAgnosticExtractor.",
@@ -40,6 +45,10 @@ class AdaptiveNet(nn.Module):
     """Generalized blocks, a growing list of specialized blocks, and a growing classifier.
 
     A new net is the whole single backbone without a head; `grow` makes it ready for a task.
+
+    Attributes:
+        train_dtype: what the blocks compute in, by autocast, in train mode; None is the type of
+            their weights. The classifiers always compute in the type of their weights.
 
     Args:
         convnet_type: a backbone of `convs.names()`, with or without `memo_` before it.
@@ -57,6 +66,11 @@ class AdaptiveNet(nn.Module):
         self.specialized = nn.ModuleList([backbone.specialized])
         self.classifier: nn.Linear | None = None
         self.aux_classifier: nn.Linear | None = None
+        self.train_dtype: torch.dtype | None = None
+        # Folded copies of frozen parts, by the part. In a dict they are no submodules: they are in
+        # no state dict and do not move when the net does.
+        self._folded: dict[nn.Module, nn.Module] = {}
+        self.to(memory_format=torch.channels_last)
 
     @property
     def feature_dim(self) -> int:
@@ -90,6 +104,7 @@ class AdaptiveNet(nn.Module):
         """
         if new_classes < 1:
             raise ValueError(f"a task needs at least one new class, not {new_classes}")
+        self._folded = {}
         old = self.classifier
         if old is not None:
             # The block copied from may be frozen; the copy is what this task trains.
@@ -121,12 +136,19 @@ class AdaptiveNet(nn.Module):
         """
         if self.classifier is None:
             raise RuntimeError("this AdaptiveNet has no classifier yet: call grow(new_classes)")
-        maps = self.generalized(x)
-        features = torch.cat([block(maps) for block in self.specialized], dim=1)
+        dtype = self.train_dtype if self.training else None
+        # Here and not around the call: autocast holds for one thread, DataParallel has several.
+        with torch.autocast(x.device.type, dtype, enabled=dtype is not None):
+            maps = self._run(self.generalized, x.contiguous(memory_format=torch.channels_last))
+            features = torch.cat([self._run(block, maps) for block in self.specialized], dim=1)
+        features = features.to(self.classifier.weight.dtype)
         out = {"logits": self.classifier(features), "features": features}
         if self.training:
             out["aux_logits"] = self.aux_classifier(features[:, -self.block_dim :])
         return out
+
+    def _run(self, part: nn.Module, x: Tensor) -> Tensor:
+        return self._folded.get(part, part)(x)
 
     def path(self, task: int = -1) -> dict[str, nn.Module]:
         """Return the blocks that features of one task pass, by name, shallow to deep.
@@ -148,6 +170,7 @@ class AdaptiveNet(nn.Module):
         """Decide what trains: puts the net in train mode except for the frozen parts.
 
         A frozen part is put in eval mode, asks for no gradient and drops the gradients it has.
+        Folded copies are dropped.
         Everything else (the newest block and both heads always) trains. The first task is
         `freeze(generalized=False, old_specialized=False)`.
 
@@ -155,6 +178,7 @@ class AdaptiveNet(nn.Module):
             generalized: freeze the trunk.
             old_specialized: freeze every specialized block but the newest.
         """
+        self._folded = {}
         self.train().requires_grad_(True)
         frozen = [self.generalized] if generalized else []
         if old_specialized:
@@ -162,6 +186,32 @@ class AdaptiveNet(nn.Module):
         for part in frozen:
             part.eval().requires_grad_(False)
             part.zero_grad(set_to_none=True)
+
+    def fold_frozen(self) -> None:
+        """Compute frozen parts with folded copies from now on, until `freeze` or `grow` is called.
+
+        The copies do not follow the parts: call it when the weights are those to train with, on
+        the device to train on. Not for nn.DataParallel, which copies registered modules only.
+        """
+        self._folded = {
+            part: fold(part)
+            for part in (self.generalized, *self.specialized)
+            if not any(parameter.requires_grad for parameter in part.parameters())
+        }
+
+    def for_inference(self) -> "InferenceNet":
+        """Return a copy for testing, as the net is now: folded, in evaluation mode."""
+        return InferenceNet(self)
+
+    def _apply(self, *args, **kwargs):
+        # to(), double(), cuda(): the copies do not come along.
+        self._folded = {}
+        return super()._apply(*args, **kwargs)
+
+    def load_state_dict(self, state: Mapping[str, Any], *args, **kwargs):
+        """As in every module; folded copies of what was before are dropped."""
+        self._folded = {}
+        return super().load_state_dict(state, *args, **kwargs)
 
     @torch.no_grad()
     def row_norms(self) -> list[float]:
@@ -217,6 +267,27 @@ class AdaptiveNet(nn.Module):
                 f"and {self.num_classes} classes: {problem}"
             )
         self.load_state_dict({ours[name]: value for name, value in values.items()})
+
+
+class InferenceNet(nn.Module):
+    """What an AdaptiveNet computes in evaluation mode, with every BatchNorm folded away.
+
+    Args:
+        network: the net to copy; it must have grown to a task. Later changes are not followed.
+    """
+
+    def __init__(self, network: AdaptiveNet) -> None:
+        super().__init__()
+        self.generalized = fold(network.generalized)
+        self.specialized = nn.ModuleList(fold(block) for block in network.specialized)
+        self.classifier = copy.deepcopy(network.classifier).requires_grad_(False)
+        self.eval()
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """Normalised images (N, 3, H, W) -> "logits" and "features" as in `AdaptiveNet`."""
+        maps = self.generalized(x.contiguous(memory_format=torch.channels_last))
+        features = torch.cat([block(maps) for block in self.specialized], dim=1)
+        return {"logits": self.classifier(features), "features": features}
 
 
 def state_mismatch(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:

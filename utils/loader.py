@@ -8,8 +8,9 @@ A task, a test set and an exemplar memory are arrays of indices into the data se
 serves them all.
 
     loader = ResidentLoader(images, labels, train_transform, eval_transform, device)
-    for x, y in loader.train_epoch(indices, batch_size=128, generator=generator):
-        ...
+    order = loader.draw_order(len(indices), generator)
+    for batch in loader.train_batches(indices, batch_size=128, order=order):
+        x, y = loader.make_batch(batch, generator)
     for x, y in loader.eval_batches(indices):
         ...
 """
@@ -20,6 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from utils.augment import TrainTransform
+
 
 class ResidentLoader:
     """Images of one data set, uint8, on one device, and batches made of them.
@@ -28,13 +31,15 @@ class ResidentLoader:
         images: `(N, 3, H, W) uint8` on the device.
         labels: `(N,) int64` on the device, mapped labels.
         device: where images, labels and batches are, and where the generator must be.
+        share: size of a batch -> which part of it to make, in a process that shares each batch with
+            others; all of it at first.
     """
 
     def __init__(
         self,
         images: np.ndarray | Tensor,
         labels: np.ndarray | Tensor,
-        transform_train: Callable[[Tensor, torch.Generator], Tensor],
+        transform_train: TrainTransform,
         transform_eval: Callable[[Tensor], Tensor],
         device: torch.device | str,
     ):
@@ -43,7 +48,7 @@ class ResidentLoader:
         Args:
             images: `(N, 3, H, W) uint8`.
             labels: `(N,)` integer, mapped labels (position in the class order).
-            transform_train: makes float32 images of uint8 ones, with a generator's randomness.
+            transform_train: draws what is to be done to images, and does it.
             transform_eval: makes float32 images of uint8 ones.
             device: a torch device.
 
@@ -55,12 +60,16 @@ class ResidentLoader:
         self.device = torch.device(device)
         self.images = torch.as_tensor(images, device=self.device)
         self.labels = torch.as_tensor(labels, dtype=torch.int64, device=self.device)
+        self.share: Callable[[int], slice] = slice
         self.transform_train = transform_train
         self.transform_eval = transform_eval
 
     def __len__(self) -> int:
         """Return the number of images of the whole data set."""
         return len(self.images)
+
+    def close(self) -> None:
+        """Do nothing: there are no worker processes to end, as utils/file_loader.py has them."""
 
     @staticmethod
     def num_batches(n: int, batch_size: int) -> int:
@@ -71,33 +80,39 @@ class ResidentLoader:
         """Draw the order in which an epoch shows `n` images: `(n,) int64`, a permutation."""
         return torch.randperm(n, generator=generator, device=self.device)
 
-    def train_epoch(
-        self,
-        indices: np.ndarray | Tensor,
-        batch_size: int,
-        generator: torch.Generator,
-        order: Tensor | None = None,
-        first_batch: int = 0,
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the images once each, shuffled and augmented; a partial last batch is kept.
+    def train_batches(
+        self, indices: np.ndarray | Tensor, batch_size: int, order: Tensor, first_batch: int = 0
+    ) -> Iterator[Tensor]:
+        """Yield which images make each batch of an epoch; a partial last batch is kept.
 
         Args:
             indices: `(n,)` integer, which images of the data set; an image named twice is shown
                 twice.
             batch_size: images per batch.
-            generator: on the loader's device. One permutation is drawn for the epoch, unless
-                `order` is given, then each batch's augmentation as the batch is made.
-            order: of `draw_order`; with it an epoch can be entered again in the middle.
+            order: of `draw_order`.
             first_batch: the first one to make, from 0, where the epoch was left.
 
         Yields:
+            `(B,) int64` on the device.
+        """
+        yield from _pieces(self._on_device(indices)[order[first_batch * batch_size :]], batch_size)
+
+    def make_batch(self, batch: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Gather and augment the images of a batch, or of this process's share of it.
+
+        The draws are those of the whole batch. Nothing here waits for the device.
+
+        Args:
+            batch: of `train_batches`.
+            generator: on the loader's device.
+
+        Returns:
             `(B, 3, H, W) float32` images and `(B,) int64` labels.
         """
-        indices = self._on_device(indices)
-        if order is None:
-            order = self.draw_order(len(indices), generator)
-        for batch in _pieces(indices[order[first_batch * batch_size :]], batch_size):
-            yield self.transform_train(self.images[batch], generator), self.labels[batch]
+        draws = self.transform_train.draw(len(batch), generator)
+        share = self.share(len(batch))
+        part = batch[share]
+        return self.transform_train(self.images[part], draws[share]), self.labels[part]
 
     def eval_batches(
         self, indices: np.ndarray | Tensor, batch_size: int = 500

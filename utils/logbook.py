@@ -158,11 +158,9 @@ class Logbook:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def note(self, warning: str) -> None:
-        """Put a warning into main.log that the terminal has had already."""
-        self._log_file.handle(
-            LOGGER.makeRecord(LOGGER.name, logging.WARNING, __file__, 0, warning, (), None)
-        )
+    def note(self, said: str, level: int = logging.WARNING) -> None:
+        """Put a line into main.log that the terminal has had already."""
+        self._log_file.handle(LOGGER.makeRecord(LOGGER.name, level, __file__, 0, said, (), None))
 
     def close(self) -> None:
         """Stop writing to main.log. Closing twice is fine."""
@@ -389,21 +387,24 @@ def final_table(metrics: Metrics, exemplars: Sequence[int], seconds: Sequence[fl
     return "\n".join(lines)
 
 
-def setup_console() -> None:
+def setup_console(level: int = logging.INFO) -> None:
     """Show what is logged to "memo" on stderr, above any tqdm bar; warnings say that they are one.
 
     Calling it again does not double the lines.
+
+    Args:
+        level: from which on it is shown.
     """
     for handler in LOGGER.handlers[:]:
         if isinstance(handler, _Console):
             LOGGER.removeHandler(handler)
-    console = _Console(logging.INFO)
+    console = _Console(level)
     console.setFormatter(_ConsoleFormatter("%(message)s"))
     LOGGER.setLevel(logging.DEBUG)
     LOGGER.addHandler(console)
 
 
-def provenance(devices: Sequence["torch.device"]) -> dict[str, Any]:
+def provenance(devices: Sequence["torch.device"], processes: int = 1) -> dict[str, Any]:
     """Return where and from what code this run comes, for config.json.
 
     The keys begin with "_", which marks them as comments when the file is given back as a config:
@@ -426,6 +427,7 @@ def provenance(devices: Sequence["torch.device"]) -> dict[str, Any]:
         "_platform": platform.platform(),
         "_processor": _processor_name(),
         "_threads": torch.get_num_threads(),
+        "_processes": processes,
         "_devices": [
             f"{device} ({torch.cuda.get_device_name(device)})"
             if device.type == "cuda"

@@ -16,8 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from utils.catalog import find_backbone
-from utils.config import TRAIN_BASE_UP_TO
+from utils.catalog import TRAIN_BASE_UP_TO, find_backbone
 
 TABLE = Path(__file__).with_suffix(".json")
 
@@ -69,6 +68,16 @@ def areas() -> tuple[PublishedArea, ...]:
     """Return all published areas, in the order of the table."""
     table = json.loads(TABLE.read_text(encoding="utf-8"))["areas"]
     return tuple(PublishedArea(**row) for row in table)
+
+
+def memory_sizes(
+    method: str, dataset: str, init_cls: int, increment: int, prefix: str, convnet_type: str
+) -> set[int]:
+    """Return the exemplars that published runs of a setting kept; the names are as in a Config."""
+    wanted = (method, dataset, init_cls, increment, prefix, find_backbone(convnet_type).name)
+    keys = ("method", "dataset", "init_cls", "increment", "prefix", "convnet_type")
+    found = {row.memory_size for row in rows() if tuple(getattr(row, k) for k in keys) == wanted}
+    return found - {None}
 
 
 def find(config: Any) -> Published | None:

@@ -3,6 +3,7 @@
     python -m utils.report logs                        every run under logs/
     python -m utils.report logs/fair --compare         with the published numbers and the difference
     python -m utils.report --auc logs/auc              the performance-memory curve and its area
+    python -m utils.report --published logs/published  README's table of the published results
 
 Runs that differ only in their seeds are one row: mean ± standard deviation (of a sample: n - 1) of
 each result. Runs that are not finished are listed below the table and never averaged in. A run that
@@ -11,6 +12,7 @@ reached its --stop_after_task is finished, and stands in a row with its like onl
 The table is printed as Markdown and written as report.md, report.csv and report.tex to the folder
 named, or the one above several (`--out` names another). With --auc the files are auc.md, auc.csv,
 auc_areas.csv, auc.tex, auc.png and auc.pdf; every budget of the curve must have a finished run.
+With --published nothing is written; see utils/reproduction.py.
 
 Exit codes: 0 done; 2 there is nothing to report, a budget is missing, or a path does not exist.
 """
@@ -24,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from utils import published
+from utils import published, reproduction
 from utils.budget import MB, Cost, Point, curve_points
 from utils.catalog import find_backbone
 from utils.config import SETTINGS, Config
@@ -97,7 +99,7 @@ class Group:
         """What network and exemplar budget cost after the last task."""
         run = self.runs[0]
         names = (self.config[key] for key in ("model_name", "dataset", "convnet_type"))
-        return Cost.after(*names, run.task_sizes, run.budget)
+        return Cost.after(*names, run.task_sizes, run.budget, self.config["image_size"])
 
     @property
     def stopped(self) -> bool:
@@ -379,7 +381,12 @@ def find_curves(runs: list[Run]) -> tuple[list[Curve], list[tuple[Run, str]]]:
     for groups_here in by_curve.values():
         run = groups_here[0].runs[0]
         split = (run.config[key] for key in ("dataset", "init_cls", "increment"))
-        points = curve_points(*split, classes=sum(run.task_sizes))
+        points = curve_points(
+            *split,
+            classes=sum(run.task_sizes),
+            image_size=run.config["image_size"],
+            family=find_backbone(run.config["convnet_type"]).image_size,
+        )
         name = _curve_name(run, firsts)
         found, lacking = [], []
         for point in points:
@@ -557,6 +564,26 @@ def _curve_details(curve: Curve) -> str:
     return "".join(f"- {run.folder}\n" for run in runs)
 
 
+# --- The published results ------------------------------------------------------------------------
+
+
+def published_table(runs: list[Run]) -> str:
+    """Return README's table of the published results, filled from these runs."""
+    groups, _ = group_runs(runs)
+    experiments = reproduction.experiments()
+    whole = [
+        run
+        for group in groups
+        for run in group.runs
+        if any(reproduction.matches(run, path, config) for path, config, _ in experiments)
+    ]
+    try:
+        curves, _ = find_curves(whole)
+    except ReportError:
+        curves = []  # a budget has no run
+    return reproduction.table(groups, curves)
+
+
 # --- The command ----------------------------------------------------------------------------------
 
 
@@ -577,6 +604,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("paths", nargs="+", type=Path, help="folders of runs, or above them")
     parser.add_argument("--compare", action="store_true", help="put published numbers beside ours")
     parser.add_argument("--auc", action="store_true", help="report the performance-memory curve")
+    parser.add_argument(
+        "--published", action="store_true", help="print README's table of the published results"
+    )
     parser.add_argument("--out", type=Path, help="folder for the files written")
     return parser
 
@@ -586,6 +616,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     asked = _parser().parse_args(argv)
     try:
         runs = find_runs(asked.paths)
+        if asked.published:
+            sys.stdout.write(published_table(runs))
+            return 0
         if not runs:
             places = ", ".join(map(str, asked.paths))
             raise ReportError(f"no run is in {places}; a run's folder holds a config.json")

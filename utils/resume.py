@@ -8,14 +8,17 @@ call with the same settings that is not finished.
 
 import json
 import logging
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from utils.catalog import FOLDER_DATASETS
 from utils.checkpoint import NEWEST, CheckpointError, load_run
-from utils.config import Config, changed_keys, num_classes
+from utils.config import Config, changed_keys
 from utils.data_manager import split_classes
+from utils.folders import DataError, find_classes
 from utils.logbook import runs_folder
 from utils.settings import shown
 
@@ -44,8 +47,8 @@ def new_call(config: Config) -> Call:
 
 def tasks_to_do(config: Config) -> int:
     """Return after how many tasks a run with these settings is finished."""
-    classes = num_classes(config.dataset, config.synthetic_classes)
-    return config.stop_after_task or len(split_classes(classes, config.init_cls, config.increment))
+    sizes = split_classes(config.classes, config.init_cls, config.increment)
+    return config.stop_after_task or len(sizes)
 
 
 def tasks_done(checkpoint: dict[str, Any]) -> int:
@@ -83,6 +86,34 @@ def refuse_changes(folder: Path, before: dict[str, Any], config: Config) -> None
             f"the run in {folder} was made with other settings: {listed}; give those it was made "
             "with (--resume with its folder and no other flags reads them there) or start a new run"
         )
+
+
+def refuse_other_files(
+    folder: Path, notes: dict[str, Any] | None, data: dict[str, Any] | None
+) -> None:
+    """Raise CheckpointError if the image files are not those of the run: its exemplars are numbers.
+
+    Args:
+        folder: of the run.
+        notes: its config.json.
+        data: of `utils.data.describe`.
+    """
+    noted = (notes or {}).get("_data")
+    if isinstance(noted, dict) and data is not None and noted.get("files") != data["files"]:
+        raise CheckpointError(
+            f"the image files are not those that the run in {folder} began with: files or classes "
+            "were added, renamed or taken away; restore them, or give the --data_dir of that run, "
+            "or start a new run"
+        )
+
+
+def noted_data(call: Call) -> dict[str, Any] | None:
+    """Return what a call noted of its data set (`utils.data.describe`), None where it did not."""
+    for folder in call.folders.values():
+        noted = (read_notes(folder / "config.json") or {}).get("_data")
+        if isinstance(noted, dict):
+            return noted
+    return None
 
 
 def find_call(config: Config, resume: str | bool | None) -> Call:
@@ -149,8 +180,22 @@ def _belongs(notes: dict[str, Any], config: Config) -> bool:
     return (
         complete
         and notes["_seeds"] == config.seed
+        and (config.dataset != "folder" or _same_path(notes.get("data_dir"), config.data_dir))
+        and (config.dataset not in FOLDER_DATASETS or _same_classes(notes.get("_data"), config))
         and set(changed_keys(notes, config.to_dict())) <= {"seed"}
     )
+
+
+def _same_classes(noted: Any, config: Config) -> bool:
+    try:
+        chosen = find_classes(config.data_dir, config.class_list)
+    except DataError:  # which is said where the data is read
+        return True
+    return not isinstance(noted, dict) or noted.get("classes") == chosen
+
+
+def _same_path(one: Any, other: str) -> bool:
+    return isinstance(one, str) and os.path.realpath(one) == os.path.realpath(other)
 
 
 def _call_is_finished(call: Call, config: Config) -> bool:
@@ -180,6 +225,7 @@ def changed_machine(machines: list[dict[str, Any]]) -> str | None:
             once: first the one that began it.
     """
     changes = {}
+    machines = [{"processes": 1, **machine} for machine in machines]  # older checkpoints lack it
     for machine in machines[1:]:
         for name in {**machines[0], **machine}:
             if machine.get(name) != machines[0].get(name):

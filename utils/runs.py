@@ -59,8 +59,9 @@ class Run:
 
     @property
     def devices(self) -> int:
-        """Number of devices that shared each batch."""
-        return len(self.config.get("_devices") or self.config["device"] or [0])
+        """Number of devices that shared each batch; config.json names rank 0's only."""
+        own = len(self.config.get("_devices") or self.config["device"] or [0])
+        return own * self.config.get("_processes", 1)
 
     @property
     def experiment(self) -> str:
@@ -86,6 +87,8 @@ def setting_key(config: Mapping[str, Any], tasks_total: int, without: Iterable[s
     left_out = {*SEEDS, *NO_RESULT, *without}
     kept = {key: config[key] for key in config if key not in left_out and key[0] != "_"}
     kept["stop_after_task"] = config["stop_after_task"] or tasks_total
+    # Two data sets of a user have one name, `folder`; what tells them apart are their files.
+    kept["files"] = config.get("_data", {}).get("files")
     return json.dumps(kept, sort_keys=True)
 
 

@@ -1,0 +1,195 @@
+"""Image files as uint8 pixels: reading, the transforms of torchvision v2, mean and deviation.
+
+What is made of a file depends on the size of the images asked for:
+
+    up to SMALL pixels      as CIFAR's: shorter side resized to the size, centre cropped. For
+                            training then zero-padded by an eighth of the size, randomly cropped,
+                            mirrored at random, brightness factor U[1 - 63/255, 1 + 63/255].
+    larger                  as ImageNet's: for testing, shorter side resized to 256/224 of the size
+                            and centre cropped; for training, RandomResizedCrop and mirroring, and
+                            the brightness factor where it is asked for (ImageNet-1000).
+
+An augmented image is a function of its file and of one seed, and of nothing else: whichever process
+makes it, and whenever, it is the same.
+"""
+
+import contextlib
+import math
+import os
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+from torchvision.transforms import v2
+from tqdm import tqdm
+
+from utils.augment import BRIGHTNESS
+from utils.folders import DataError
+
+SMALL = 64
+_AT_ONCE = 256  # images handed to the threads at a time: bounds what waits in memory
+
+Transform = Callable[[Image.Image], Tensor]
+
+
+def ignore_warnings() -> None:
+    """Silence Pillow's warnings (of a huge image, of odd metadata), which help nobody.
+
+    For good in a worker process; elsewhere inside warnings.catch_warnings() and in the main thread,
+    because threads share the filters.
+    """
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+
+
+def open_image(path: str, upright: bool = False) -> Image.Image:
+    """Return the image in a file in RGB, whatever its own mode.
+
+    Args:
+        path: of the file.
+        upright: turn it as its EXIF orientation says, as cameras mean it.
+
+    Raises:
+        DataError: the file is missing, damaged, no image, or one of 32-bit numbers; the message
+            names it.
+    """
+    try:
+        with Image.open(path) as image:
+            if upright:
+                image.load()  # a damaged image is an error, damaged metadata is none
+                with contextlib.suppress(Exception):
+                    ImageOps.exif_transpose(image, in_place=True)
+            if image.mode.startswith("I") or image.mode == "F":
+                return Image.fromarray(_eight_bits(image, path)).convert("RGB")
+            if image.mode == "P":
+                image = image.convert("RGBA")  # converted at once, Pillow warns of transparency
+            return image.convert("RGB")
+    except DataError:
+        raise
+    # A damaged file makes Pillow's readers raise almost anything: OSError, SyntaxError, zlib.error,
+    # struct.error, IndexError, DecompressionBombError.
+    except Exception as error:
+        what = "" if isinstance(error, Image.UnidentifiedImageError) else f" ({error})"
+        raise DataError(
+            f"{path} cannot be read as an image{what}: put a good copy in its place, or take it "
+            "away and start a new run"
+        ) from error
+
+
+def _eight_bits(image: Image.Image, path: str) -> np.ndarray:
+    """Return grey pixels of 16 bits as uint8, which convert() would cut off instead."""
+    pixels = np.asarray(image)
+    # Mode I is also how Pillow reads some files of 16 bits.
+    outside = image.mode == "I" and (pixels.min() < 0 or pixels.max() > 65_535)
+    if outside or image.mode == "F":
+        raise DataError(
+            f"{path} has 32-bit pixels, which have no known range; save it with 8 or 16 bits"
+        )
+    return (pixels >> 8).astype(np.uint8)
+
+
+def eval_transform(size: int) -> Transform:
+    """Return what makes `(3, size, size) uint8` of an image for testing and herding."""
+    resized = size if size <= SMALL else round(size * 256 / 224)
+    return v2.Compose([v2.Resize(resized), v2.CenterCrop(size), v2.PILToTensor()])
+
+
+def train_transform(size: int, brightness: bool) -> Transform:
+    """Return what makes `(3, size, size) uint8` of an image for training, at random.
+
+    Args:
+        size: side in pixels of the result.
+        brightness: whether larger images are brightened too; those up to SMALL always are.
+    """
+    if size <= SMALL:
+        crop = [v2.Resize(size), v2.CenterCrop(size), v2.RandomCrop(size, padding=size // 8)]
+    else:
+        crop = [v2.RandomResizedCrop(size)]
+    jitter = [v2.ColorJitter(brightness=BRIGHTNESS)] if brightness or size <= SMALL else []
+    return v2.Compose([*crop, v2.RandomHorizontalFlip(), *jitter, v2.PILToTensor()])
+
+
+def augmented(path: str, transform: Transform, seed: int, upright: bool = False) -> Tensor:
+    """Return the image in a file under a random transform whose only randomness is the seed."""
+    image = open_image(path, upright)
+    with torch.random.fork_rng(devices=[]):  # the caller's own random numbers are left alone
+        torch.manual_seed(seed)
+        return transform(image)
+
+
+def read_images(paths: Sequence[str], size: int, what: str, upright: bool = False) -> np.ndarray:
+    """Return images under the test transform, `(N, 3, size, size) uint8`.
+
+    Args:
+        paths: of the files.
+        size: side in pixels.
+        what: named beside the progress bar.
+        upright: as in `open_image`.
+
+    Raises:
+        DataError: a file is no image.
+    """
+    images = np.empty((len(paths), 3, size, size), np.uint8)
+    with warnings.catch_warnings():
+        ignore_warnings()
+        for index, image in enumerate(_read_all(paths, size, what, upright)):
+            images[index] = image
+    return images
+
+
+def mean_and_std(
+    images: Iterator[np.ndarray] | np.ndarray,
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and standard deviation of the pixels of each channel, scaled to [0, 1].
+
+    Summed up in whole numbers, so that neither order nor rounding matters.
+
+    Args:
+        images: each `(3, H, W) uint8`.
+    """
+    count, total, squares = 0, [0] * 3, [0] * 3
+    for image in images:
+        flat = image.reshape(3, -1).astype(np.int64)
+        count += flat.shape[1]
+        for channel in range(3):
+            total[channel] += int(flat[channel].sum())
+            squares[channel] += int((flat[channel] ** 2).sum())
+    means = tuple(t / count / 255 for t in total)
+    # A channel that is the same everywhere has no deviation to divide by: one grey level is taken.
+    stds = tuple(
+        max(math.sqrt(count * s - t * t) / count, 1) / 255
+        for t, s in zip(total, squares, strict=True)
+    )
+    return means, stds
+
+
+def mean_and_std_of_files(paths: Sequence[str], size: int, upright: bool = False) -> tuple:
+    """Return `mean_and_std` of images under the test transform; `upright` as in `open_image`.
+
+    Raises:
+        DataError: a file is no image.
+    """
+    with warnings.catch_warnings():
+        ignore_warnings()
+        return mean_and_std(_read_all(paths, size, "mean and deviation", upright))
+
+
+def _read_all(paths: Sequence[str], size: int, what: str, upright: bool) -> Iterator[np.ndarray]:
+    """Yield images under the test transform, `(3, size, size) uint8`, in the order of the paths."""
+    transform = eval_transform(size)
+
+    def read(path: str) -> np.ndarray:
+        return transform(open_image(path, upright)).numpy()
+
+    # Threads, because Pillow decodes and resizes without the interpreter's lock.
+    with (
+        ThreadPoolExecutor(os.cpu_count()) as threads,
+        tqdm(total=len(paths), desc=what, unit="image", leave=False, disable=None) as bar,
+    ):
+        for start in range(0, len(paths), _AT_ONCE):
+            for image in threads.map(read, paths[start : start + _AT_ONCE]):
+                bar.update()
+                yield image

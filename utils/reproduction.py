@@ -1,0 +1,191 @@
+"""README's table of the published results: ours beside each of them, or "not measured".
+
+    python -m utils.report --published logs/published
+
+prints it: a line for every file of a published setting in exps/, with "-" where no result of it is
+published. A run fills a line when it is finished to the last task and every setting that the file
+states is as there: budget, schedule and epochs included, so that no short run stands beside a
+published number. What the file leaves open (precision, say) is told in the line where it is not the
+default, and runs that differ in it, or in the number of devices, have lines of their own. The area
+under each performance-memory curve has a line too; it is measured when all budgets of the curve
+are. No torch here.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from utils import published
+from utils.config import EXPS_DIR, SETTINGS, load_config
+from utils.logbook import duration
+from utils.runs import NO_RESULT, SEEDS, Run
+from utils.tables import markdown_text
+
+if TYPE_CHECKING:
+    from utils.report import Curve, Group
+
+HEADER = (
+    *("setting", "file in exps/", "exemplars", "published average / last", "ours"),
+    *("difference", "n: class order/torch seed", "hardware", "time of a run"),
+)
+NOT_MEASURED = ("not measured", *["-"] * 4)
+# Files that repeat another one's setting, or have nothing to do with published results.
+LEFT_OUT = ("memo", "quickstart")
+DATASET_NAMES = {
+    "cifar100": "CIFAR100",
+    "imagenet100": "ImageNet100",
+    "imagenet1000": "ImageNet1000",
+}
+SCHEDULES = {"steplr": "steps", "cosine": "cosine"}
+
+
+def table(groups: Iterable["Group"], curves: Iterable["Curve"]) -> str:
+    """Return the table as Markdown.
+
+    Args:
+        groups: finished runs.
+        curves: those of them that make whole performance-memory curves.
+    """
+    groups, rows = list(groups), []
+    for path, config, theirs in experiments():
+        ours = [group for group in groups if matches(group.runs[0], path, config)]
+        said = f"{theirs.average:.2f} / {theirs.last:.2f}" if theirs else "-"
+        first = [_name(config), f"`{path.name}`", str(config["memory_size"]), said]
+        rows += [[*first, *_measured(group, theirs, config)] for group in ours]
+        if not ours:
+            rows.append([*first, *NOT_MEASURED])
+    rows += _areas(list(curves))
+    return markdown_text(HEADER, rows)
+
+
+def experiments() -> list[tuple[Path, dict[str, Any], published.Published | None]]:
+    """Return the files in exps/, their settings and published results.
+
+    In the published order, what has no published result at the end; the curves' points last.
+    """
+    found = []
+    for path in sorted(EXPS_DIR.glob("*.json")):
+        if path.stem not in LEFT_OUT:
+            config = load_config(["--config", str(path)])[0].to_dict()
+            found.append((path, config, published.find(config)))
+    order = {row: number for number, row in enumerate(published.rows())}
+
+    def place(entry: tuple[Path, dict[str, Any], published.Published | None]) -> tuple:
+        path, config, theirs = entry
+        # Within a setting the schedule of the script's default comes first.
+        setting = path.stem.removesuffix("_steps").removesuffix("_cosine")
+        published_as = order.get(theirs, len(order))
+        is_point, is_cosine = config["prefix"] == "auc", config["scheduler"] == "cosine"
+        return is_point, published_as, setting, is_cosine
+
+    return sorted(found, key=place)
+
+
+def matches(run: Run, path: Path, config: Mapping[str, Any]) -> bool:
+    """Return whether a finished run is the whole experiment that a file describes.
+
+    Args:
+        run: it.
+        path: the file.
+        config: the file's settings, resolved.
+    """
+    stated = json.loads(path.read_text(encoding="utf-8"))
+    same = all(run.config[key] == config[key] for key in stated if key in SETTINGS.keys() - SEEDS)
+    return same and run.tasks == run.tasks_total
+
+
+def hardware(run: Run) -> str:
+    """Return on what a run was computed: "4 x NVIDIA H200 (4 processes), PyTorch 2.14.1"."""
+    facts, names = run.config, []
+    processes = facts.get("_processes", 1)
+    for device in facts.get("_devices", []):
+        if gpu := re.fullmatch(r"\S+ \((.*)\)", device):
+            names += [gpu[1]] * processes  # rank 0 writes of its own GPU; the others have one each
+        else:
+            names.append(facts.get("_processor", "CPU"))
+    names = names or ["hardware not recorded"]
+    counts = ((names.count(name), name) for name in dict.fromkeys(names))
+    parts = [" + ".join(f"{count} x {name}" if count > 1 else name for count, name in counts)]
+    if processes > 1:
+        parts[0] += f" ({processes} processes)"
+    if "cpu" in facts.get("_devices", []) and "_threads" in facts:
+        each = " each" * (processes > 1)
+        parts.append(f"{facts['_threads']} thread{'s' * (facts['_threads'] != 1)}{each}")
+    if "_torch" in facts:
+        parts.append(f"PyTorch {facts['_torch'].partition('+')[0]}")
+    return ", ".join(parts)
+
+
+def _measured(
+    group: "Group", theirs: published.Published | None, config: Mapping[str, Any]
+) -> list[str]:
+    """Return the cells that say what we measured."""
+    ours = [group.over_runs(key) for key in ("average_accuracy", "last_accuracy")]
+    seeds = ", ".join(f"{run.seeds[0]}/{run.seeds[1]}" for run in group.runs)
+    where = "; ".join(dict.fromkeys(hardware(run) for run in group.runs))
+    other = [
+        f"{key}={group.config[key]}"
+        for key in SETTINGS
+        if key not in {*SEEDS, *NO_RESULT, "stop_after_task"} and group.config[key] != config[key]
+    ]
+    return [
+        " / ".join(map(str, ours)),
+        _difference([s.mean for s in ours], (theirs.average, theirs.last)) if theirs else "-",
+        f"{len(group.runs)}: {seeds}",
+        ", ".join([where, *other]),
+        duration(group.over_runs("seconds").mean),
+    ]
+
+
+def _difference(ours: Iterable[float], theirs: Iterable[float]) -> str:
+    return " / ".join(f"{a - b:+.2f}" for a, b in zip(ours, theirs, strict=True))
+
+
+def _areas(curves: list["Curve"]) -> list[list[str]]:
+    """Return a row for each curve that exps/ has the points of, with each of ours of its split."""
+    keys = ("dataset", "init_cls", "increment")
+    points = (config for _, config, _ in experiments() if config["prefix"] == "auc")
+    rows = []
+    for split in dict.fromkeys(tuple(config[key] for key in keys) for config in points):
+        theirs = next(
+            (
+                area
+                for area in published.areas()
+                if area.method == "memo" and tuple(getattr(area, key) for key in keys) == split
+            ),
+            None,
+        )
+        name = f"{_split(dict(zip(keys, split, strict=True)))}, AUC-A / AUC-L"
+        said = f"{theirs.auc_average:.2f} / {theirs.auc_last:.2f}" if theirs else "-"
+        others = [f"`auc_{split[0]}_*.json`", "-", said]
+        ours = [
+            curve for curve in curves if tuple(curve.groups[0].config[key] for key in keys) == split
+        ]
+        for curve in ours:
+            both = [curve.area(key) for key in ("average_accuracy", "last_accuracy")]
+            difference = "-"
+            if theirs:
+                means = (area.mean for area in both)
+                difference = _difference(means, (theirs.auc_average, theirs.auc_last))
+            schedule = SCHEDULES[curve.groups[0].config["scheduler"]]
+            rows.append(
+                [f"{name}, {schedule}", *others, " / ".join(map(str, both)), difference, *["-"] * 3]
+            )
+        if not ours:
+            rows.append([name, *others, *NOT_MEASURED])
+    return rows
+
+
+def _name(config: Mapping[str, Any]) -> str:
+    """Return an experiment's name in the papers' words, with its schedule."""
+    point = ""
+    if config["prefix"] == "auc":
+        point = f" {config['convnet_type'].removeprefix('memo_').partition('_')[0]}"
+    return f"{_split(config)}, {config['prefix']}{point}, {SCHEDULES[config['scheduler']]}"
+
+
+def _split(setting: Mapping[str, Any]) -> str:
+    first, later = setting["init_cls"], setting["increment"]
+    return f"{DATASET_NAMES[setting['dataset']]} Base{0 if first == later else first} Inc{later}"
