@@ -20,6 +20,7 @@ group of one, which does all this without torch.distributed.
 
 import contextlib
 import inspect
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -33,6 +34,8 @@ from utils.launch import Place, place
 # How long a process waits for the others. Rank 0 downloads, herds and tests meanwhile, which may
 # take hours on CPUs, and a process that has died is noticed by torchrun, not by waiting.
 PATIENCE = timedelta(days=1)
+
+_LETTING_GO = 0.5  # seconds at the very end; a thread needs some milliseconds
 
 # Whether BatchNorm's statistics are made equal before each step; called so since PyTorch 2.14.
 _SYNC_BUFFERS = "forward_sync_buffers"
@@ -177,6 +180,10 @@ def together(work: Callable[[Group], int]) -> int:
             # has said and written all it had to.
             code = group.from_main(lambda: code)
             dist.destroy_process_group()
+            # gloo's threads outlive that (DistributedDataParallel keeps them), and one may be about
+            # to let go of the last message's tensors. It needs Python for that: if the interpreter
+            # ended first, the process would be aborted, with an exit code that is not ours.
+            time.sleep(_LETTING_GO)
     except RankZeroFailedError:
         return 1
     return code
