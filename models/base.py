@@ -106,6 +106,7 @@ class Learner(ABC):
         self.weight_norms: list[dict[str, list[float]]] = []
         self.blocks = BlockRecorder() if config.record_blocks else None
         self.after_epoch: Callable[[], None] = lambda: None  # called when `epochs` has one more
+        self.files: str | None = None  # which image files these are, where the data are files
 
     @property
     def known_classes(self) -> int:
@@ -157,6 +158,20 @@ class Learner(ABC):
             self.blocks.load_state_dict(records["blocks"], self.network.path())
 
     # -- between runs of the program ---------------------------------------------------------------
+
+    def draws(self) -> dict[str, Any]:
+        """Return where the random numbers of the data path stand, and of which seed they are."""
+        return {
+            "torch_seed": self.config.torch_seed,
+            "device": self.generator.device.type,
+            "state": self.generator.get_state(),
+        }
+
+    def go_on_drawing(self, draws: dict[str, Any] | None) -> None:
+        """Go on where another learner's `draws` were, if they are of this seed and device type."""
+        ours = self.draws()
+        if draws and all(draws[key] == ours[key] for key in ("torch_seed", "device")):
+            self.generator.set_state(draws["state"])
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that a new learner needs to go on from here, in tensors and plain values.

@@ -81,7 +81,8 @@ class Memo(Learner):
     def train_task(self) -> None:
         """Train on the task, or, for the first one under --skip, load what was trained before.
 
-        Goes on where `load_state_dict` left it.
+        Goes on where `load_state_dict` left it. After a first task that was loaded the data are
+        drawn as they would have been after training it, if the file tells where that was.
 
         Raises:
             TrainingError: the loss became infinite or NaN.
@@ -89,14 +90,17 @@ class Memo(Learner):
         """
         config, first = self.config, self.task == 0
         if first and config.skip:
-            accuracy = self.group.on_main(
+            loaded = self.group.from_main(
                 load_first_task,
                 config.init_checkpoint,
                 self.network,
                 config.init_cls,
                 self.tasks.class_order,
                 config.dataset,
+                self.files,
             )
+            self.go_on_drawing(loaded.draws)
+            accuracy = loaded.accuracy
             said = "" if accuracy is None else f" (test accuracy stored with it: {accuracy:.2f} %)"
             log.info("task 1: not trained but read from %s%s", config.init_checkpoint, said)
             return
@@ -310,9 +314,14 @@ class Memo(Learner):
         def step(batch: torch.Tensor | FileBatch) -> torch.Tensor:
             _, weight = self.share_and_weight(len(batch))
             images, targets = self.train_data.make_batch(batch, self.generator)
+            dtype = self.network.train_dtype
             if weight == 0 and self.config.sync_batchnorm:
                 images, targets = images[:0], targets[:0]
+                # Of an empty batch SyncBatchNorm hands on numbers of the type of its input; the
+                # others' statistics are float32, whatever they compute in.
+                self.network.train_dtype = None
             sums = self.training_step(network, optimizer, images, targets, weight)
+            self.network.train_dtype = dtype
             return sums if weight else torch.zeros_like(sums)
 
         return GraphedStep(step, optimizer, self.generator) if self.uses_graphs() else step

@@ -271,7 +271,7 @@ def test_missing_files_folders_and_other_files_are_named(tmp_path):
 def test_first_task_from_our_own_checkpoint(tmp_path):
     trained, net = grown(4), grown(4).double()
     save_task_checkpoint(tmp_path / "task_1.pt", task_payload(trained))
-    assert load_first_task(tmp_path / "task_1.pt", net, 4, ORDER) == 61.25
+    assert load_first_task(tmp_path / "task_1.pt", net, 4, ORDER).accuracy == 61.25
     for name, value in trained.state_dict().items():
         assert torch.equal(net.state_dict()[name], value.to(net.state_dict()[name].dtype))
     assert net.classifier.weight.dtype == torch.float64
@@ -286,7 +286,7 @@ def test_first_task_from_the_survey(tmp_path, name, accuracy):
     content["convnet"]["fc.weight"] = torch.zeros(10, 64)  # the backbone's own head, unused
     torch.save(content, tmp_path / "survey.pkl")
 
-    assert load_first_task(tmp_path / "survey.pkl", net, 4, ORDER) == 76.5
+    assert load_first_task(tmp_path / "survey.pkl", net, 4, ORDER).accuracy == 76.5
     assert equal(net.generalized.state_dict(), trained.generalized.state_dict())
     assert equal(net.specialized.state_dict(), trained.specialized.state_dict())
     assert equal(net.classifier.state_dict(), trained.classifier.state_dict())
@@ -301,7 +301,7 @@ def test_survey_names_of_resnet32(tmp_path):
     }
     torch.save(content, tmp_path / "survey.pkl")
     net = grown(4, name="memo_resnet14_cifar")
-    assert load_first_task(tmp_path / "survey.pkl", net, 4, ORDER) == 76.5
+    assert load_first_task(tmp_path / "survey.pkl", net, 4, ORDER).accuracy == 76.5
     # stage_3 of the whole net is the specialized block's final_stage.
     stage_3 = {
         f"final_stage{key.removeprefix('stage_3')}": value
@@ -326,13 +326,13 @@ def test_survey_files_of_numpy_1_load_too(tmp_path):
                 data = data.replace(b"cnumpy._core.multiarray\n", b"cnumpy.core.multiarray\n")
             old.writestr(item, data)
     assert renamed == 1
-    assert load_first_task(tmp_path / "old.pkl", net, 4, ORDER) == 76.5
+    assert load_first_task(tmp_path / "old.pkl", net, 4, ORDER).accuracy == 76.5
 
 
 def test_survey_files_in_torch_s_old_format_load_too(tmp_path):
     trained, net = grown(4), grown(4)
     torch.save(survey_payload(trained), tmp_path / "old.pkl", _use_new_zipfile_serialization=False)
-    assert load_first_task(tmp_path / "old.pkl", net, 4, ORDER) == 76.5
+    assert load_first_task(tmp_path / "old.pkl", net, 4, ORDER).accuracy == 76.5
 
 
 @pytest.mark.parametrize(
@@ -348,6 +348,7 @@ def test_survey_files_in_torch_s_old_format_load_too(tmp_path):
             lambda: task_payload(grown(4), class_order=[0, 1, 2, 3, 4, 5]),
             r"another class order \(it starts 0, 1, 2, 3, ..., this run's 4, 2, 0, 1",
         ),
+        (lambda: task_payload(grown(4), files="abc"), "trained on other image files"),
         (lambda: task_payload(grown(4, 2)), "does not fit a memo_conv2: unexpected: specialized.1"),
         (lambda: survey_payload(grown(5)), "a first task of 5 classes, but init_cls is 4"),
         (
@@ -372,7 +373,7 @@ def test_first_tasks_that_do_not_fit_are_refused_untouched(tmp_path, content, me
     net = grown(4)
     before = copy_of(net.state_dict())
     with pytest.raises(CheckpointError, match=message) as error:
-        load_first_task(path, net, 4, ORDER)
+        load_first_task(path, net, 4, ORDER, files="xyz")
     assert "first.pt" in str(error.value)
     assert "\n" not in str(error.value)
     assert equal(net.state_dict(), before)

@@ -1,5 +1,9 @@
 """Tests of utils/cuda_graph.py: when a step is ordinary, recorded, replayed; on a GPU, equal."""
 
+import gc
+import weakref
+from unittest.mock import patch
+
 import pytest
 import torch
 from conftest import tiny_learner
@@ -80,6 +84,37 @@ def test_a_step_that_cannot_be_recorded_is_made_all_the_same_and_said_once(fails
     assert "--no-cuda_graph" in record.message
 
 
+@pytest.mark.parametrize("error", [RuntimeError, AttributeError])
+def test_a_failed_recording_has_given_back_its_memory_before_the_ordinary_step(error, caplog):
+    class Held:
+        pass
+
+    held, alive = [], []
+
+    class Failing(NotingRecorder):
+        def ordinary(self, step, inputs):
+            gc.collect()
+            alive.extend(each() is not None for each in held)
+            return super().ordinary(step, inputs)
+
+        def record(self, step, inputs):
+            pool = Held()  # as a graph holds its memory
+            held.append(weakref.ref(pool))
+            try:
+                raise error("the cause")
+            except Exception as cause:
+                raise RuntimeError("failed due to a previous error during capture") from cause
+
+    step, _ = graphed(torch.sum, [])
+    step._recorder = Failing([])
+    for _ in range(ORDINARY_STEPS + 2):
+        step(torch.ones(2))
+    assert len(held) == 1
+    assert alive == [False, False]
+    (record,) = caplog.records
+    assert "(the cause)" in record.message  # and not what followed from it
+
+
 @pytest.mark.parametrize(
     ("changed", "expected"),
     [
@@ -130,8 +165,12 @@ def trained_on_a_gpu(prepare=lambda learner: None, **settings):
 @pytest.mark.parametrize("settings", [{}, {"train_base": False}, {"precision": "bf16"}])
 def test_graphs_give_what_ordinary_steps_give(settings, caplog):
     plain = trained_on_a_gpu(cuda_graph=False, **settings)
-    graphs = trained_on_a_gpu(cuda_graph=True, **settings)
+    replay, replays = torch.cuda.CUDAGraph.replay, []
+    with patch.object(torch.cuda.CUDAGraph, "replay", lambda g: replays.append(1) or replay(g)):
+        graphs = trained_on_a_gpu(cuda_graph=True, **settings)
     assert not caplog.records, "the step could not be recorded"
+    sizes = [len(graphs.tasks.train_indices(0, graphs.tasks.seen_classes(0)))]
+    assert len(replays) > sum(6 * (n // 12) - 2 * ORDINARY_STEPS for n in sizes) > 0
     # The same draws: the data path's generator stands where it would have stood.
     assert torch.equal(plain.generator.get_state(), graphs.generator.get_state())
     for ours, theirs in zip(plain.epochs, graphs.epochs, strict=True):

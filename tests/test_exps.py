@@ -12,7 +12,7 @@ from utils import experiment, published
 from utils.budget import curve_points, granted_memory
 from utils.catalog import DATASETS
 from utils.config import EXPS_DIR, SETTINGS, Config, load_config
-from utils.data import ImageArrays
+from utils.data import ImageArrays, load_dataset
 
 FILES = sorted(EXPS_DIR.glob("*.json"))
 
@@ -164,6 +164,12 @@ def stand_in_folders(tmp_path_factory):
         for number in range(DATASETS[name].classes):  # links, which are gone sooner than folders
             (folder / "train" / f"n{number:08}").symlink_to(image)
     return folders
+
+
+@pytest.mark.parametrize(("name", "jitter"), [("imagenet100", False), ("imagenet1000", True)])
+def test_imagenet1000_alone_varies_brightness(name, jitter, stand_in_folders):
+    train, _ = load_dataset(name, stand_in_folders[name]).transforms
+    assert ("ColorJitter" in repr(train)) is jitter
 
 
 def stand_in_arrays(*_, **__):

@@ -1,7 +1,7 @@
 """A fixed run's losses, step by step: what makes training faster must not change them.
 
 tests/golden/fixed_run_losses.json was written by this file itself (`python tests/test_fast_path.py`
-in the repository's root) with the plain path: no folded blocks, NCHW, SGD one parameter at a time,
+in the repository's root) with the plain path: no folded blocks, SGD one parameter at a time,
 float64. The fast path has to give the same losses.
 """
 
@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.profiler import ProfilerActivity, profile
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # when run as a program
 
@@ -98,6 +99,27 @@ def test_the_fast_path_is_taken():
     assert training.optimizer.param_groups[0]["fused"]
     weight = learner.network.specialized[-1].AdaptiveBlock[0].weight
     assert weight.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("task", [0, 1])
+def test_a_step_reads_nothing_back(task):
+    """On a GPU a number that is read makes the host wait; there is a test of that, too."""
+    learner = tiny_learner(convnet_type="memo_conv2", batch_size=4)
+    for _ in range(task + 1):
+        learner.begin_task()
+    training = learner.begin_training()
+    step = learner.make_step(training.optimizer)
+    indices, data = learner.training_indices(), learner.train_data
+    order = data.draw_order(len(indices), learner.generator)
+    batches = list(data.train_batches(indices, 4, order))
+    assert len(batches) > 2
+    step(batches[0])
+    with profile(activities=[ProfilerActivity.CPU]) as profiled:
+        for batch in batches:
+            step(batch)
+    called = {event.key for event in profiled.key_averages()}
+    assert "aten::convolution_backward" in called
+    assert not called & {"aten::item", "aten::_local_scalar_dense", "aten::nonzero"}
 
 
 if __name__ == "__main__":

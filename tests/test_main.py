@@ -199,7 +199,7 @@ def test_skip_starts_from_a_trained_first_task(finished, tmp_path):
     checkpoint = folders[1] / "task_1.pt"
     result = run_program(
         "--config", folders[1] / "config.json", "--skip", "--init_checkpoint", checkpoint,
-        "--log_dir", tmp_path, "--stop_after_task", 1,
+        "--log_dir", tmp_path,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     assert f"not trained but read from {checkpoint}" in result.stderr
@@ -207,6 +207,13 @@ def test_skip_starts_from_a_trained_first_task(finished, tmp_path):
     first = next(csv.DictReader((folders[1] / "curves.csv").open()))
     ours = next(csv.DictReader((folder / "curves.csv").open()))
     assert (ours["cnn_top1"], ours["nme_top1"]) == (first["cnn_top1"], first["nme_top1"])
+    # The later tasks draw what they would have drawn.
+    last, expected = (
+        torch.load(path / "task_3.pt", weights_only=True)["network"]
+        for path in (folder, folders[1])
+    )
+    for name, value in expected.items():
+        assert torch.equal(value, last[name]), name
 
 
 def test_skip_with_a_checkpoint_of_another_class_order_is_refused(finished, tmp_path):

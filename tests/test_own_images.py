@@ -1,6 +1,7 @@
 """A user's own images through main_memo.py: every backbone, stops and resumes, damaged files."""
 
 import itertools
+import csv
 import json
 import shutil
 import signal
@@ -151,6 +152,8 @@ def test_the_normalisation_stays_that_of_the_run(own, tmp_path, monkeypatch):
     assert (tmp_path / "said").read_text().count(found) == 1
     assert (folder / "main.log").read_text().count(f"INFO {found}") == 1
     begun = json.loads((folder / "config.json").read_text())
+    for line in csv.DictReader((folder / "per_class.csv").open()):
+        assert line["name"] == f"class {line['original_class']}"
     for index in (0, 1):  # other pixels under the names of before
         shutil.copy(own / "train" / "class 2" / "4.JPG", own / "train" / "class 0" / f"{index}.JPG")
     settings, noted = load_config(["--resume", str(folder)])[0], begun["_data"]
@@ -285,7 +288,7 @@ def test_mean_and_deviation_are_computed_where_nothing_can_be_written(own, monke
 
 def test_imagenet_is_read_from_folders_and_has_its_number_of_classes(tmp_path):
     make_folder(tmp_path, classes=102, train=1, test=1)
-    with pytest.raises(DataError, match=r"has 102 classes, but imagenet100 has 100; --class_list"):
+    with pytest.raises(DataError, match=r"has 102 classes, but imagenet100 has 100; choose with"):
         load_dataset("imagenet100", tmp_path)
     chosen = tmp_path / "classes.txt"
     chosen.write_text("\n".join(f"class {label}" for label in range(101, 1, -1)))

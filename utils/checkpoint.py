@@ -33,6 +33,7 @@ import os
 import random
 import zipfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -217,13 +218,26 @@ def load_task_checkpoint(path: str | Path) -> dict[str, Any]:
     return _as_task_checkpoint(_read(path), path)
 
 
+@dataclass(frozen=True)
+class FirstTask:
+    """What a file with a trained first task says beside the weights.
+
+    accuracy: on the test images, in percent, or None. draws: where the data path's random numbers
+    stood when it was written, of `Learner.draws`, or None.
+    """
+
+    accuracy: float | None = None
+    draws: dict[str, Any] | None = None
+
+
 def load_first_task(
     path: str | Path,
     net: AdaptiveNet,
     init_cls: int,
     class_order: Sequence[int],
     dataset: str | None = None,
-) -> float | None:
+    files: str | None = None,
+) -> "FirstTask":
     """Load a trained first task into a net grown to it, keeping the net's dtype and device.
 
     The survey's files hold no class order, so for them it is the user who knows that it fits, and
@@ -235,9 +249,10 @@ def load_first_task(
         init_cls: classes of the first task.
         class_order: this run's original class ids in the order they are shown.
         dataset: this run's data set; a file that names another one is refused.
+        files: what identifies this run's image files, where there are some; likewise.
 
     Returns:
-        the test accuracy stored in the file in percent, or None if there is none.
+        what the file says beside the weights.
 
     Raises:
         CheckpointError: the file cannot be read or holds another network or other tasks; the net
@@ -254,10 +269,11 @@ def load_first_task(
         }
         expected = {k: v for k, v in expected.items() if not k.startswith("aux_classifier.")}
         classes = len(survey.classifier.get("weight", ()))
-        accuracy = survey.test_accuracy
+        first_task = FirstTask(survey.test_accuracy)
     else:
         ours = _as_task_checkpoint(content, path)
-        state, classes, accuracy = ours["network"], ours["task_sizes"][0], ours.get("test_accuracy")
+        state, classes = ours["network"], ours["task_sizes"][0]
+        first_task = FirstTask(ours.get("test_accuracy"), ours.get("draws"))
         if ours["task"] != 1:
             raise CheckpointError(
                 f"{path} was made after task {ours['task']}, but a run can only start from one "
@@ -266,6 +282,11 @@ def load_first_task(
         if dataset is not None and ours.get("dataset", dataset) != dataset:
             raise CheckpointError(
                 f"{path} was trained on {ours['dataset']}, but dataset is {dataset}"
+            )
+        if files is not None and (ours.get("files") or files) != files:
+            raise CheckpointError(
+                f"{path} was trained on other image files, or other classes of them, than those in "
+                "data_dir"
             )
         if ours["convnet_type"] != net.convnet_type:
             raise CheckpointError(
@@ -285,7 +306,7 @@ def load_first_task(
     if problem:
         raise CheckpointError(f"{path} does not fit a {net.convnet_type}: {problem}")
     net.load_state_dict(state, strict=False)  # the names were compared just above
-    return accuracy
+    return first_task
 
 
 def _start(class_order: Sequence[int]) -> str:

@@ -15,6 +15,7 @@ network's or the optimiser's tensors while it is used.
 """
 
 import logging
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -69,19 +70,31 @@ class GraphedStep:
             made = self._ordinary[shapes] = self._ordinary.get(shapes, 0) + 1
             if self.failed or made <= ORDINARY_STEPS:
                 return self._recorder.ordinary(self._step, inputs)
-            try:
-                self._recorded[shapes] = self._recorder.record(self._step, inputs)
-            except RuntimeError as error:
-                self.failed = True
-                self._recorded.clear()
-                log.warning(
-                    "the training step could not be recorded as a CUDA graph (%s): going on "
-                    "without, which gives the same results more slowly; --no-cuda_graph keeps from "
-                    "trying",
-                    str(error).splitlines()[0],
-                )
-                return self._recorder.ordinary(self._step, inputs)
-            return self._recorded[shapes](*inputs)
+            reason = self._record(shapes, inputs)
+            if reason is None:
+                return self._recorded[shapes](*inputs)
+            # Only here has the recording that failed given back its memory.
+            self.failed = True
+            self._recorded.clear()
+            log.warning(
+                "the training step could not be recorded as a CUDA graph (%s): going on without, "
+                "which gives the same results more slowly; --no-cuda_graph keeps from trying",
+                reason,
+            )
+            return self._recorder.ordinary(self._step, inputs)
+
+    def _record(self, shapes: tuple[torch.Size, ...], inputs: tuple[Tensor, ...]) -> str | None:
+        """Record the step for these shapes; return why that is not possible, None if it was."""
+        try:
+            self._recorded[shapes] = self._recorder.record(self._step, inputs)
+        except Exception as error:  # whatever it is: an ordinary step says if that is broken too
+            # An error in the step makes ending the recording fail too: the first cause counts.
+            first = error
+            while first.__context__ is not None:
+                first = first.__context__
+            lines = str(first).splitlines()
+            return lines[0] if lines else type(first).__name__
+        return None
 
     @contextmanager
     def _rates_from_the_gpu(self) -> Iterator[None]:
@@ -122,7 +135,7 @@ class Recorder:
         """Record a step without making it; return what makes it, whatever the inputs are then.
 
         Raises:
-            RuntimeError: it cannot be recorded; nothing has happened, and steps can be made.
+            Exception: it cannot be recorded; nothing has happened, and steps can be made.
         """
         held = tuple(each.clone() for each in inputs)
         graph = torch.cuda.CUDAGraph()
@@ -133,10 +146,15 @@ class Recorder:
         with torch.cuda.device(self._device), torch.cuda.stream(current):
             try:
                 # Replays draw what ordinary steps would have drawn, and move the generator on.
-                graph.register_generator_state(self._generator)
+                # Newer versions of PyTorch see to that themselves.
+                register = getattr(graph, "register_generator_state", None)
+                if register is not None:
+                    with warnings.catch_warnings():
+                        warnings.filterwarnings("ignore", ".*register_generator_state")
+                        register(self._generator)
                 with torch.cuda.graph(graph, stream=self._stream):
                     result = step(*held)
-            except RuntimeError:
+            except Exception:
                 fresh = torch.Generator(self._device)
                 fresh.set_state(state)
                 self._generator.graphsafe_set_state(fresh.graphsafe_get_state())

@@ -310,10 +310,11 @@ def _read_folder(
         facts = DATASETS[name]
         if len(listing.classes) != facts.classes:
             source = class_list or data_dir / "train"
-            remedy = "--class_list FILE chooses among more"
+            more = len(listing.classes) > facts.classes
+            remedy = "choose with --class_list FILE, or give " if more else ""
             raise DataError(
                 f"{source} has {len(listing.classes)} classes, but {name} has {facts.classes}; "
-                f"{remedy}, and --dataset folder takes any number"
+                f"{remedy}--dataset folder, which takes any number"
             )
         brightness = name == "imagenet1000"
         return ImageFiles(name, listing, facts.image_size, brightness, facts.mean, facts.std)

@@ -83,12 +83,17 @@ def make_fast() -> None:
 
 
 def machine_facts(
-    devices: Sequence[torch.device], num_workers: int, precision: str, processes: int = 1
+    devices: Sequence[torch.device],
+    num_workers: int,
+    precision: str,
+    processes: int = 1,
+    cuda_graph: bool = False,
 ) -> dict[str, str | int]:
     """Return what may change the last bits of a result although no setting changed, by name."""
     gpus = [torch.cuda.get_device_name(d) for d in devices if d.type == "cuda"]
     return {
         "devices": ", ".join(gpus) if gpus else "CPU",
+        "cuda_graph": "on" if gpus and cuda_graph else "off",
         "precision": precision,
         "threads": torch.get_num_threads(),
         "num_workers": num_workers,

@@ -284,6 +284,7 @@ def _run_in_folder(
                 setting,
                 published=published.curve if published else None,
                 tensorboard=config.tensorboard,
+                class_names=data.listing.classes if data.listing else (),
             )
             stack.enter_context(logbook)
             logbook.write_config({**written, **about})
@@ -300,7 +301,11 @@ def _run_in_folder(
         stack.enter_context(_saying_how_to_go_on(folder, call, group))
         machines = list(checkpoint["machines"]) if checkpoint else []
         machine = machine_facts(
-            devices, config.num_workers, resolve_precision(config.precision), group.world
+            devices,
+            config.num_workers,
+            resolve_precision(config.precision),
+            group.world,
+            config.cuda_graph,
         )
         if machine not in machines:
             machines.append(machine)
@@ -310,6 +315,7 @@ def _run_in_folder(
         stack.callback(test_data.close)
         learner = METHODS[config.model_name](config, tasks, train_data, test_data, devices, group)
         learner.after_epoch = lambda: logbook.write_epochs(learner.epochs)
+        learner.files = data.listing.identity if data.listing else None
         progress = Progress(Metrics(tasks.task_sizes), [], [])
         if checkpoint is None:
             log.info("%s", setting)
@@ -472,6 +478,8 @@ def _write_task(
             "network": learner.network.state_dict(),
             "exemplars": learner.memory.state_dict(),
             "test_accuracy": metrics.tasks[-1].cnn_top1,
+            "draws": learner.draws(),
+            "files": learner.files,
         },
     )
     if finished:

@@ -263,6 +263,8 @@ class FileLoader:
             return
         chosen = torch.as_tensor(indices, dtype=torch.int64).cpu()[order[:, 0]]
         batches = list(zip(chosen.split(batch_size), order[:, 1].split(batch_size), strict=True))
+        # All labels at once: a copy for every batch would wait for the device in every step.
+        labels = self.labels[chosen.to(self.device)].split(batch_size)
         shares = [self.share(len(images)) for images, _ in batches]
         parts = [
             (images[share], seeds[share])
@@ -275,10 +277,8 @@ class FileLoader:
             ]
             for images, seeds in parts
         ]
-        for made, (images, _), (whole, _) in zip(
-            self._reader.read(keys), parts, batches, strict=True
-        ):
-            yield FileBatch(made, self.labels[images.to(self.device)], len(whole))
+        for made, targets, share in zip(self._reader.read(keys), labels, shares, strict=True):
+            yield FileBatch(made, targets[share], len(targets))
 
     def make_batch(self, batch: FileBatch, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Put a batch on the device and normalise it; the generator is not needed any more.
@@ -304,10 +304,12 @@ class FileLoader:
             DataError: a file is no image.
         """
         chosen = torch.as_tensor(indices, dtype=torch.int64).cpu()
-        pieces = chosen.split(min(batch_size, self._largest_batch)) if len(chosen) else ()
+        size = min(batch_size, self._largest_batch)
+        pieces = chosen.split(size) if len(chosen) else ()
+        labels = self.labels[chosen.to(self.device)].split(size) if len(chosen) else ()
         keys = [[(self._paths[i], None) for i in piece.tolist()] for piece in pieces]
-        for images, piece in zip(self._reader.read(keys), pieces, strict=True):
-            yield self._on_device(images), self.labels[piece.to(self.device)]
+        for images, targets in zip(self._reader.read(keys), labels, strict=True):
+            yield self._on_device(images), targets
 
     def _on_device(self, images: Tensor) -> Tensor:
         return self._normalise(images.to(self.device, non_blocking=True))

@@ -133,6 +133,7 @@ class Logbook:
         title: what stands above the curves in curves.png, e.g. the setting.
         published: the published accuracy after each task in percent, shown in curves.png.
         tensorboard: write for TensorBoard too.
+        class_names: of the original classes, where they have names that a user knows.
     """
 
     def __init__(
@@ -142,8 +143,10 @@ class Logbook:
         *,
         published: Sequence[float] | None = None,
         tensorboard: bool = False,
+        class_names: Sequence[str] = (),
     ) -> None:
         self.folder = Path(folder)
+        self.class_names = class_names
         self.title = title
         self.published = published
         self._log_file = _LogFile(self.folder / "main.log", encoding="utf-8")
@@ -243,11 +246,16 @@ class Logbook:
         )
         task_of_class = np.repeat(np.arange(len(tasks)) + 1, metrics.task_sizes[: len(tasks)])
         images = np.bincount(targets, minlength=len(task_of_class))
+        named = len(self.class_names) > 0
         self._write_csv(
             "per_class.csv",
-            ["class", "original_class", "task", "top1", "test_images"],
+            ["class", "original_class", "task", "top1", "test_images", *["name"] * named],
             [
-                [position, class_order[position], task_of_class[position], top1, images[position]]
+                [
+                    *(position, class_order[position], task_of_class[position]),
+                    *(top1, images[position]),
+                    *([self.class_names[class_order[position]]] if named else []),
+                ]
                 for position, top1 in enumerate(tasks[-1].per_class_top1)
             ],
         )

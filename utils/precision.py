@@ -7,7 +7,8 @@ Training computes with what `precision` says:
             (NVIDIA GPUs since Ampere; elsewhere it is fp32)
     bf16    the blocks compute in bfloat16 by autocast; weights, updates, classifiers and losses
             stay float32 (fast on GPUs since Ampere, and on processors with avx512_bf16 or amx)
-    auto    fp32: what the published numbers were made with. Another choice is the user's
+    auto    fp32. (PyTorch's own default on NVIDIA GPUs since Ampere is tf32 in convolutions, and so
+            may have been that of the published runs.) Another choice is the user's
 
 What selects exemplars or ends up in a table of results is computed under `full_float32`, whatever
 training uses.

@@ -568,7 +568,10 @@ def _curve_details(curve: Curve) -> str:
 
 
 def published_table(runs: list[Run]) -> str:
-    """Return README's table of the published results, filled from these runs."""
+    """Return README's table of the published results, filled from these runs.
+
+    How many of them fill no line is said on stderr.
+    """
     groups, _ = group_runs(runs)
     experiments = reproduction.experiments()
     whole = [
@@ -577,6 +580,11 @@ def published_table(runs: list[Run]) -> str:
         for run in group.runs
         if any(reproduction.matches(run, path, config) for path, config, _ in experiments)
     ]
+    if len(whole) < len(runs):
+        sys.stderr.write(
+            f"utils.report: {len(runs) - len(whole)} of {len(runs)} runs fill no line; they are not "
+            "finished, or not the whole experiment that a file in exps/ describes\n"
+        )
     try:
         curves, _ = find_curves(whole)
     except ReportError:

@@ -170,9 +170,12 @@ def _areas(curves: list["Curve"]) -> list[list[str]]:
                 means = (area.mean for area in both)
                 difference = _difference(means, (theirs.auc_average, theirs.auc_last))
             schedule = SCHEDULES[curve.groups[0].config["scheduler"]]
-            rows.append(
-                [f"{name}, {schedule}", *others, " / ".join(map(str, both)), difference, *["-"] * 3]
-            )
+            runs = [run for group in curve.groups for run in group.runs]
+            numbers = dict.fromkeys(str(len(group.runs)) for group in curve.groups)
+            rows.append([f"{name}, {schedule}", *others, " / ".join(map(str, both)), difference])
+            rows[-1].append(f"{' or '.join(numbers)} a point")
+            rows[-1].append("; ".join(dict.fromkeys(hardware(run) for run in runs)))
+            rows[-1].append("-")
         if not ours:
             rows.append([name, *others, *NOT_MEASURED])
     return rows

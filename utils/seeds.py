@@ -1,9 +1,9 @@
 """One seed, several streams of random numbers that have nothing to do with each other.
 
-A user gives small seeds: 1, 2, 3. A generator started with the bare number is in a poor state (few
-of its bits are set, see torch.Generator.manual_seed), and two generators started with the same
-number give the same draws. Here a seed and the name of a stream are mixed into 63 bits first, with
-NumPy's SeedSequence (O'Neill, 2015), whose output is the same on every machine and version.
+Two generators started with the same number give the same draws, and PyTorch advises against numbers
+of few bits such as 1, 2, 3 (torch.Generator.manual_seed). So a seed and the name of a stream are
+mixed into 63 bits first, with NumPy's SeedSequence (O'Neill, 2015), whose output is the same on
+every machine and version. Whether bare numbers ever did harm is not known.
 
 The class order is not drawn like this: its seed is the published one (utils/data_manager.py).
 """

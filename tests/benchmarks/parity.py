@@ -8,6 +8,7 @@ prints README's tables from the runs in these places below that folder, each mad
 
     PLACE                    FLAGS, all with SCHEDULE
     float32                  FAIR --train_base --stop_after_task 3
+    first_task               FAIR --train_base --stop_after_task 1
     bf16                     FAIR --train_base --stop_after_task 3 --precision bf16
     trained                  BENCHMARK --train_base --stop_after_task 2
     frozen                   BENCHMARK --no-train_base --stop_after_task 2
@@ -21,9 +22,11 @@ prints README's tables from the runs in these places below that folder, each mad
     SCHEDULE     --init_epoch 8 --init_milestones 4 6 --epochs 6 --milestones 3 5
 
 (the names in ablation/ tell what trains after task 1). A run whose settings are others does not
-belong there, and is refused. As the runs of a pair have the same first task, those in trained/ and
-ablation/ may begin with one that is trained: `--skip --init_checkpoint RUN_DIR/task_1.pt`, from
-the run of the same torch seed beside them. Their accuracy after task 1 must then be that run's.
+belong there, and is refused. bare_seeds/ keeps five runs like float32/ from before utils/seeds.py
+mixed the seeds; no flags make them any more. The runs of a pair have the same first task. Those in
+trained/ and ablation/ may therefore begin with one that is trained, `--skip --init_checkpoint
+RUN_DIR/task_1.pt`, from the run of the same torch seed beside them, which changes nothing in what
+follows. Their accuracy after task 1 must then be that run's.
 
 float32/ is compared with the authors' program, five torch seeds of the same schedule
 (tests/golden/real_short_schedule.json). The margin is what two means of equal programs stay within:
@@ -68,6 +71,7 @@ BENCHMARK = f"-model memo -init 20 -incre 20 -ms 2000 -net memo_resnet32 -p benc
 # What the runs of a folder must have done, so that its name tells the truth.
 FLAGS = {
     "float32": f"{FAIR} --train_base --stop_after_task 3",  # as the authors' runs
+    "first_task": f"{FAIR} --train_base --stop_after_task 1",
     "bf16": f"{FAIR} --train_base --stop_after_task 3 --precision bf16",
     "trained": f"{BENCHMARK} --train_base --stop_after_task 2",
     "frozen": f"{BENCHMARK} --no-train_base --stop_after_task 2",
@@ -80,6 +84,7 @@ ABLATION = tuple(place for place in FLAGS if place.startswith("ablation/"))
 # Where task 1 may be read from another run instead of being trained, and in what they then differ.
 MAY_SKIP = ("trained", *ABLATION)
 SKIPPED = ("skip", "init_checkpoint")
+EARLY = "bare_seeds"  # five runs of before seeds were mixed (utils/seeds.py)
 NAMES = {column: name for column, _, name in MEASURES}
 NOT_MEASURED = "Not measured.\n"
 
@@ -144,19 +149,41 @@ def compare(runs: dict[int, Results]) -> list[dict]:
                 continue  # no old classes, and all are new: the classifier's accuracy again
             ours = [results[task + 1, column] for results in runs.values()]
             theirs = [run[task][key] for run in authors]
-            spread = statistics.stdev(theirs) * math.sqrt(1 / len(ours) + 1 / len(theirs))
-            rows.append(
-                {
-                    "task": task + 1,
-                    "measure": name,
-                    "ours": ours,
-                    "theirs": theirs,
-                    "difference": statistics.mean(ours) - statistics.mean(theirs),
-                    "margin": 3 * spread,
-                    "interval": _welch(ours, theirs),
-                }
-            )
+            rows.append({"task": task + 1, "measure": name, **_beside(ours, theirs)})
     return rows
+
+
+def _beside(ours: list[float], theirs: list[float]) -> dict[str, Any]:
+    """Return two samples, their difference, its margin and its interval."""
+    spread = statistics.stdev(theirs) * math.sqrt(1 / len(ours) + 1 / len(theirs))
+    return {
+        "ours": ours,
+        "theirs": theirs,
+        "difference": statistics.mean(ours) - statistics.mean(theirs),
+        "margin": 3 * spread,
+        "interval": _welch(ours, theirs),
+    }
+
+
+def first_task_table(samples: dict[str, dict[int, Results]]) -> str:
+    """Return the first task of each sample, and of all of them, beside the authors' program."""
+    samples = {name: runs for name, runs in samples.items() if runs}
+    if not samples:
+        return NOT_MEASURED
+    authors = json.loads(AUTHORS.read_text(encoding="utf-8"))["seeds"].values()
+    header = ["measure", "runs", "ours, mean ± sd", "sd, times theirs", "difference", "margin"]
+    rows = []
+    for column, key, name in MEASURES[:2]:
+        values = {what: [run[1, column] for run in runs.values()] for what, runs in samples.items()}
+        values["all"] = [value for each in values.values() for value in each]
+        for what, ours in values.items():
+            row = _beside(ours, [run[0][key] for run in authors])
+            rows.append([name, f"{what} ({len(ours)})", str(Spread.over(ours))])
+            rows[-1].append(_times_theirs(row["ours"], row["theirs"]))
+            rows[-1] += [f"{row['difference']:+.2f}", f"± {row['margin']:.2f}"]
+            rows[-1].append(_ends(row["interval"]))
+    said = [f"CNN top-1 by torch seed, {what}: {_by_seed(runs)}." for what, runs in samples.items()]
+    return "\n".join([markdown_text([*header, "95 % interval"], rows), *said, ""])
 
 
 def _welch(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, float]:
@@ -176,13 +203,14 @@ def authors_table(runs: dict[int, Results]) -> str:
     if not runs:
         return NOT_MEASURED
     header = ["task", "measure", f"ours, mean ± sd (n = {len(runs)})", "authors' program (n = 5)"]
-    header += ["difference", "margin", "95 % interval"]
+    header += ["sd, times theirs", "difference", "margin", "95 % interval"]
     rows = [
         [
             str(row["task"]),
             row["measure"],
             str(Spread.over(row["ours"])),
             str(Spread.over(row["theirs"])),
+            _times_theirs(row["ours"], row["theirs"]),
             f"{row['difference']:+.2f}",
             f"± {row['margin']:.2f}",
             _ends(row["interval"]),
@@ -194,6 +222,12 @@ def authors_table(runs: dict[int, Results]) -> str:
         f"Means outside their margin: {'; '.join(outside(runs)) or 'none'}.",
     ]
     return "\n".join([markdown_text(header, rows), *said, ""])
+
+
+def _times_theirs(ours: list[float], theirs: list[float]) -> str:
+    if len(ours) < 2:
+        return "-"
+    return f"{statistics.stdev(ours) / statistics.stdev(theirs):.1f}"
 
 
 def outside(runs: dict[int, Results]) -> list[str]:
@@ -397,6 +431,13 @@ def markdown(folder: Path) -> str:
     require_first_task(folder / "trained", folder / "frozen")
     parts = {
         "Ours in float32 and the authors' program": authors_table(float32),
+        "The first task of more runs": first_task_table(
+            {
+                "the runs above": float32,
+                "more seeds": read_runs(folder / "first_task"),
+                "bare seeds": read_runs(folder / EARLY),
+            }
+        ),
         "bfloat16 and float32": paired_table(("float32", "bfloat16"), float32, bf16),
         "Trunk trained and frozen, 20 + 20 classes, 2000 exemplars": paired_table(
             ("trained", "frozen"), trained, frozen

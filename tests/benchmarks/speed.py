@@ -1,6 +1,6 @@
 """How fast it is, beside a plain loop of the same method on the same machine.
 
-    python -m tests.benchmarks.speed                        # tasks 0, 1, 5, 9: half an hour on 2 cores
+    python -m tests.benchmarks.speed                        # tasks 0, 1, 5, 9: takes half an hour
     python -m tests.benchmarks.speed --tasks 9 --repeats 3  # tasks count from 0
     python -m tests.benchmarks.speed --full                 # whole epochs instead of some steps
     python -m tests.benchmarks.speed --device cuda --json speed.json
