@@ -1,7 +1,7 @@
 """A user's own images through main_memo.py: every backbone, stops and resumes, damaged files."""
 
-import itertools
 import csv
+import itertools
 import json
 import shutil
 import signal

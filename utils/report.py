@@ -582,8 +582,8 @@ def published_table(runs: list[Run]) -> str:
     ]
     if len(whole) < len(runs):
         sys.stderr.write(
-            f"utils.report: {len(runs) - len(whole)} of {len(runs)} runs fill no line; they are not "
-            "finished, or not the whole experiment that a file in exps/ describes\n"
+            f"utils.report: {len(runs) - len(whole)} of {len(runs)} runs fill no line: they are "
+            "not finished, or not the whole experiment that a file in exps/ describes\n"
         )
     try:
         curves, _ = find_curves(whole)
