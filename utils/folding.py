@@ -6,8 +6,9 @@ its bias takes the rest (Jacob et al., CVPR 2018, section 3.2). What is left is 
 convolutions and ReLUs that gives the same maps, and the same gradient with respect to its input,
 up to rounding (a test holds both to 1e-9 in float64 for every backbone).
 
-Frozen blocks were also tried side by side as one grouped convolution (vmap over stacked weights):
-on a CPU that is no faster than one block after the other, so they are not stacked.
+Frozen blocks side by side as one grouped convolution would be slower on a CPU: a convolution of 64
+channels does 254 GFLOP/s alone and 236 as one of nine groups (float32; bfloat16: 496 and 403; batch
+128, two cores of an AMD EPYC, PyTorch 2.14.1). On a GPU that has not been measured.
 """
 
 import copy
