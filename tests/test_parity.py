@@ -120,11 +120,30 @@ def test_the_command_prints_every_table(tmp_path, capsys):
 
 def test_what_is_absent_is_not_measured(tmp_path, capsys):
     assert main([str(tmp_path)]) == 0
-    assert capsys.readouterr().out.count("Not measured.") == 4
+    assert capsys.readouterr().out.count("Not measured.") == 5
     short_run(tmp_path / "float32" / "a", 1)  # a single run has no deviation and no interval
     assert main([str(tmp_path)]) == 0
     text = capsys.readouterr().out
     assert (text.count("Not measured."), "n = 1" in text, "nan" in text) == (3, True, False)
+
+
+def test_first_tasks_are_shown_by_sample_and_together(tmp_path, capsys):
+    everything(tmp_path)
+    for seed in (1, 2):
+        short_run(tmp_path / "first_task" / str(seed), seed, shift=10, place="first_task")
+    assert main([str(tmp_path)]) == 0
+    text = capsys.readouterr().out
+    float32, more = (read_runs(tmp_path / name) for name in ("float32", "first_task"))
+    together = [run[1, "cnn_top1"] for runs in (float32, more) for run in runs.values()]
+    lines = [line for line in text.splitlines() if line.startswith("| CNN top-1 ")]
+    assert [line.split("|")[2].strip() for line in lines] == [
+        "the runs above (5)",
+        "more seeds (2)",
+        "all (7)",
+    ]
+    said = f"{statistics.mean(together):.2f} ± {statistics.stdev(together):.2f}"
+    assert said in lines[-1]
+    assert "more seeds: 1: " in text
 
 
 def test_a_sample_that_has_no_other_is_shown_alone(tmp_path, capsys):
@@ -159,7 +178,8 @@ WRONG = {
 @pytest.mark.parametrize("place", FLAGS)
 def test_a_run_of_another_setting_is_refused(place, tmp_path):
     for number, (key, value) in enumerate(WRONG.items()):
-        value = not getattr(expected(place), key) if value is None else value
+        right = getattr(expected(place), key)
+        value = not right if value is None else 2 if value == right == 1 else value
         folder = tmp_path / str(number)
         short_run(folder / place / "a", 1, place=place, **{key: value})
         with pytest.raises(ParityError, match="it does not belong there") as error:

@@ -175,7 +175,8 @@ def first_task_table(samples: dict[str, dict[int, Results]]) -> str:
     rows = []
     for column, key, name in MEASURES[:2]:
         values = {what: [run[1, column] for run in runs.values()] for what, runs in samples.items()}
-        values["all"] = [value for each in values.values() for value in each]
+        if len(values) > 1:
+            values["all"] = [value for each in values.values() for value in each]
         for what, ours in values.items():
             row = _beside(ours, [run[0][key] for run in authors])
             rows.append([name, f"{what} ({len(ours)})", str(Spread.over(ours))])
