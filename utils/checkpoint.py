@@ -237,7 +237,7 @@ def load_first_task(
     class_order: Sequence[int],
     dataset: str | None = None,
     files: str | None = None,
-) -> "FirstTask":
+) -> FirstTask:
     """Load a trained first task into a net grown to it, keeping the net's dtype and device.
 
     The survey's files hold no class order, so for them it is the user who knows that it fits, and
