@@ -5,6 +5,7 @@ import pytest
 import torch
 from conftest import tiny_learner
 
+from utils.folding import fold
 from utils.precision import full_float32, precision_warning, resolve_precision, training_precision
 
 
@@ -100,3 +101,19 @@ def test_features_and_logits_are_computed_without_tf32():
     learner.forward_all(learner.test_data, np.arange(4))
     assert seen == [(False, False)]
     assert tf32() == before
+
+
+def test_frozen_blocks_rounded_once_compute_what_autocast_makes_of_them():
+    learner = tiny_learner(convnet_type="memo_conv2", precision="bf16")
+    learner.begin_task()
+    learner.begin_task()
+    learner.begin_training()
+    network = learner.network
+    (rounded,) = network._folded.values()
+    assert {weight.dtype for weight in rounded.parameters()} == {torch.bfloat16}
+    images = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    once = network(images)["features"]
+    network._folded = {part: fold(part) for part in network._folded}
+    (unrounded,) = network._folded.values()
+    assert {weight.dtype for weight in unrounded.parameters()} == {torch.float32}
+    assert torch.equal(network(images)["features"], once)

@@ -18,12 +18,16 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 
-def fold(part: nn.Module) -> nn.Module:
+def fold(part: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
     """Return a frozen copy of `part` with every BatchNorm folded into the convolution before it.
 
     "Before" is the order of definition: all of convs/ defines a BatchNorm right after the
     convolution whose output it normalises. The copy is in evaluation mode, asks for no gradient,
     and does not follow later changes of `part`.
+
+    Args:
+        part: a module of convolutions, each with its BatchNorm right after it.
+        dtype: what the copy's weights are rounded to once they are folded; None leaves their type.
 
     Raises:
         ValueError: a BatchNorm has no convolution right before it.
@@ -41,4 +45,4 @@ def fold(part: nn.Module) -> nn.Module:
                 before.weight, before.bias = fused.weight, fused.bias
                 setattr(parent, name, nn.Identity())
             before = child
-    return folded.requires_grad_(False).to(memory_format=torch.channels_last)
+    return folded.requires_grad_(False).to(dtype=dtype, memory_format=torch.channels_last)

@@ -191,10 +191,11 @@ class AdaptiveNet(nn.Module):
         """Compute frozen parts with folded copies from now on, until `freeze` or `grow` is called.
 
         The copies do not follow the parts: call it when the weights are those to train with, on
-        the device to train on. Not for nn.DataParallel, which copies registered modules only.
+        the device to train on. They are rounded to `train_dtype` here, once, and not by autocast
+        in every step. Not for nn.DataParallel, which copies registered modules only.
         """
         self._folded = {
-            part: fold(part)
+            part: fold(part, self.train_dtype)
             for part in (self.generalized, *self.specialized)
             if not any(parameter.requires_grad for parameter in part.parameters())
         }
