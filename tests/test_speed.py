@@ -94,6 +94,15 @@ def test_arithmetic_is_that_of_the_method(task, macs):
     assert speed.macs_per_image("memo_resnet32", task) == pytest.approx(macs, rel=0.001)
 
 
+# The trunk's one and one in each block; forward and backward, which reaches frozen blocks' too.
+@pytest.mark.parametrize(("task", "calls"), [(0, 4), (1, 6), (2, 8)])
+def test_every_convolution_of_a_step_is_timed_alone(task, calls):
+    ours, _ = both(task, precision="bf16")
+    alone = speed.convolutions_alone(ours, np.arange(10))  # of the first classes
+    assert alone["calls"] == calls
+    assert 0 < alone["seconds"] < 5
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
@@ -120,7 +129,7 @@ def test_the_command_prints_every_table(tmp_path, capsys):
     for column in (
         *("data, ms", "forward, ms", "backward, ms", "update, ms", "step, ms", "images/s"),
         *("epoch, s (measured)", "memory build, s", "evaluation, s", "test images/s"),
-        *("arithmetic", "_local_scalar_dense", "GB"),
+        *("arithmetic", "_local_scalar_dense", "convolutions", "GB"),
     ):
         assert column in printed
     found = json.loads((tmp_path / "speed.json").read_text())

@@ -6,7 +6,8 @@
     python -m tests.benchmarks.speed --device cuda --json speed.json
 
 Prints Markdown tables: a training step and its parts, and the epoch; memory build and evaluation;
-how the cost grows with the tasks; how often the host waits; where a step's time goes; peak memory.
+how the cost grows with the tasks; how often the host waits; where a step's time goes; what its
+convolutions take alone; peak memory.
 Ours is timed through the methods that a run calls (`train_task`, `build_memory`, `evaluate`), the
 plain loop is tests/benchmarks/plain.py. The images are random, of CIFAR-100's number and shape,
 which costs the same as real ones; nothing is downloaded.
@@ -37,6 +38,8 @@ from unittest.mock import patch
 import numpy as np
 import torch
 from torch.profiler import ProfilerActivity, profile
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.benchmark import Timer
 from torch.utils.flop_counter import FlopCounterMode
 
 from models.memo import Memo
@@ -355,6 +358,9 @@ def measure_task(
         "after": seconds,
         "profiled_steps": -(-len(some) // batch),
         "profile": {name: profile_epoch(each, some) for name, each in everyone.items()},
+        "convolutions": {
+            name: convolutions_alone(each, some[:batch]) for name, each in ours.items()
+        },
     }
 
 
@@ -428,6 +434,49 @@ def _profile(call: Callable[[], float], device: torch.device) -> tuple[Counter, 
     )
 
 
+class _Convolutions(TorchDispatchMode):
+    """Notes each convolution that is computed, forward and backward, and how often it is."""
+
+    kinds = (torch.ops.aten.convolution.default, torch.ops.aten.convolution_backward.default)
+
+    def __init__(self):
+        super().__init__()
+        self.count = Counter()
+        self.example: dict[str, Callable[[], Any]] = {}
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func in self.kinds:
+            shapes = [
+                (tuple(each.shape), each.dtype, each.stride()) if torch.is_tensor(each) else each
+                for each in args
+            ]
+            name = f"{func} {shapes} {kwargs}"
+            self.count[name] += 1
+            self.example.setdefault(name, lambda: func(*args, **(kwargs or {})))
+        return func(*args, **(kwargs or {}))
+
+
+def convolutions_alone(each: Ours, rows: np.ndarray) -> dict[str, float]:
+    """Make one step with a batch of images, then time every convolution in it alone, in a loop.
+
+    Returns:
+        "calls": convolutions in the step, forward and backward; "seconds": what they take alone,
+        together: less than this no step takes that computes the same convolutions.
+    """
+    with _Convolutions() as noted:
+        each.train(rows)
+    seconds = {
+        name: Timer("call()", globals={"call": call}, num_threads=torch.get_num_threads())
+        .blocked_autorange(min_run_time=0.3)
+        .median
+        for name, call in noted.example.items()
+    }
+    return {
+        "calls": noted.count.total(),
+        "seconds": sum(seconds[name] * count for name, count in noted.count.items()),
+    }
+
+
 def peak_bytes(args: argparse.Namespace, device: torch.device, name: str) -> int:
     """Train some steps, build the memory and evaluate; return the most memory held meanwhile.
 
@@ -481,6 +530,7 @@ def report(found: dict[str, Any]) -> str:
         _growth_table(found["tasks"]),
         _waits_table(found["tasks"], args["device"] == "cuda"),
         _profile_table(found["tasks"][max(args["tasks"])], max(args["tasks"])),
+        _convolutions_table(found["tasks"]),
     ]
     if "peak" in found:
         parts.append(_peak_table(found["peak"], max(args["tasks"])))
@@ -588,6 +638,30 @@ def _profile_table(found: dict[str, Any], task: int) -> str:
     return (
         f"Where a step's milliseconds go, task {task}, by operator, under the profiler (which adds "
         f"to them); - is not among the first twelve:\n\n{markdown_text(['', *took], rows)}"
+    )
+
+
+def _convolutions_table(tasks: dict[int, Any]) -> str:
+    """Say what is left to gain around the convolutions."""
+    rows = []
+    for task, found in tasks.items():
+        plain = _column(found["training"][PLAIN], "step")
+        for name, alone in found["convolutions"].items():
+            step = _column(found["training"][name], "step")
+            rows.append(
+                [
+                    str(task),
+                    name,
+                    str(alone["calls"]),
+                    f"{1000 * alone['seconds']:.1f}",
+                    f"{100 * alone['seconds'] / statistics.median(step):.0f} %",
+                    f"{statistics.median(plain) / alone['seconds']:.2f}",
+                ]
+            )
+    return (
+        "What the convolutions of a step take, each alone in a loop of its own; × is how many "
+        "times as fast as the plain loop a step would be if all else took no time:\n\n"
+        + markdown_text(["task", "", "convolutions", "ms", "of the step", "×"], rows)
     )
 
 
