@@ -31,7 +31,7 @@ from utils.precision import full_float32, resolve_precision
 from utils.seeds import DATA, MOVED_DATA, stream_seed
 
 # Images in one forward pass without gradients; results depend on it by rounding only. More are no
-# faster on a CPU, and their maps would be the largest thing that a run has in memory.
+# faster on a CPU, and their maps would come on top of what training leaves in memory.
 EVAL_BATCH = 250
 
 

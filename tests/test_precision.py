@@ -103,17 +103,47 @@ def test_features_and_logits_are_computed_without_tf32():
     assert tf32() == before
 
 
-def test_frozen_blocks_rounded_once_compute_what_autocast_makes_of_them():
-    learner = tiny_learner(convnet_type="memo_conv2", precision="bf16")
+@pytest.mark.parametrize("train_base", [True, False])
+def test_frozen_parts_rounded_once_compute_what_autocast_makes_of_them(train_base):
+    learner = tiny_learner(convnet_type="memo_conv2", precision="bf16", train_base=train_base)
     learner.begin_task()
     learner.begin_task()
     learner.begin_training()
     network = learner.network
-    (rounded,) = network._folded.values()
-    assert {weight.dtype for weight in rounded.parameters()} == {torch.bfloat16}
     images = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(1))
-    once = network(images)["features"]
+
+    def features_and_gradients():
+        network.zero_grad()
+        features = network(images)["features"]
+        features.square().sum().backward()
+        learning = [each for each in network.parameters() if each.grad is not None]
+        assert len(learning) == (8 if train_base else 4)  # convolution and BatchNorm
+        return [features, *(each.grad for each in learning)]
+
+    assert len(network._folded) == (1 if train_base else 2)
+    for part in network._folded.values():
+        assert {weight.dtype for weight in part.parameters()} == {torch.bfloat16}
+    once = features_and_gradients()
     network._folded = {part: fold(part) for part in network._folded}
-    (unrounded,) = network._folded.values()
-    assert {weight.dtype for weight in unrounded.parameters()} == {torch.float32}
-    assert torch.equal(network(images)["features"], once)
+    for part in network._folded.values():
+        assert {weight.dtype for weight in part.parameters()} == {torch.float32}
+    assert all(map(torch.equal, once, features_and_gradients()))
+
+
+def test_rounded_copies_are_not_used_where_the_net_computes_in_another_type():
+    learner = tiny_learner(convnet_type="memo_conv2", precision="bf16")
+    learner.begin_task()
+    learner.begin_task()
+    learner.begin_training()
+    network, images = learner.network, torch.randn(4, 3, 32, 32)
+    found = {}
+    for name, copies in (("with", network._folded), ("without", {})):
+        network._folded = copies
+        network.train_dtype = None  # a step of an empty share under SyncBatchNorm
+        found[name] = [network(images[:0])["features"]]
+        network.train_dtype = torch.bfloat16
+        network.eval()
+        found[name].append(network(images)["features"])
+        network.train()
+    assert found["with"][0].shape == (0, 128)
+    assert all(map(torch.equal, found["with"], found["without"]))

@@ -70,6 +70,7 @@ class AdaptiveNet(nn.Module):
         # Folded copies of frozen parts, by the part. In a dict they are no submodules: they are in
         # no state dict and do not move when the net does.
         self._folded: dict[nn.Module, nn.Module] = {}
+        self._folded_dtype: torch.dtype | None = None  # the `train_dtype` they were made for
         self.to(memory_format=torch.channels_last)
 
     @property
@@ -137,18 +138,19 @@ class AdaptiveNet(nn.Module):
         if self.classifier is None:
             raise RuntimeError("this AdaptiveNet has no classifier yet: call grow(new_classes)")
         dtype = self.train_dtype if self.training else None
+        # Copies rounded to another type would not fit what the other parts hand them.
+        folded = self._folded if dtype == self._folded_dtype else {}
         # Here and not around the call: autocast holds for one thread, DataParallel has several.
         with torch.autocast(x.device.type, dtype, enabled=dtype is not None):
-            maps = self._run(self.generalized, x.contiguous(memory_format=torch.channels_last))
-            features = torch.cat([self._run(block, maps) for block in self.specialized], dim=1)
+            trunk = folded.get(self.generalized, self.generalized)
+            maps = trunk(x.contiguous(memory_format=torch.channels_last))
+            blocks = [folded.get(block, block) for block in self.specialized]
+            features = torch.cat([block(maps) for block in blocks], dim=1)
         features = features.to(self.classifier.weight.dtype)
         out = {"logits": self.classifier(features), "features": features}
         if self.training:
             out["aux_logits"] = self.aux_classifier(features[:, -self.block_dim :])
         return out
-
-    def _run(self, part: nn.Module, x: Tensor) -> Tensor:
-        return self._folded.get(part, part)(x)
 
     def path(self, task: int = -1) -> dict[str, nn.Module]:
         """Return the blocks that features of one task pass, by name, shallow to deep.
@@ -192,8 +194,10 @@ class AdaptiveNet(nn.Module):
 
         The copies do not follow the parts: call it when the weights are those to train with, on
         the device to train on. They are rounded to `train_dtype` here, once, and not by autocast
-        in every step. Not for nn.DataParallel, which copies registered modules only.
+        in every step; where the net computes in another type, in eval mode for example, they are
+        not used. Not for nn.DataParallel, which copies registered modules only.
         """
+        self._folded_dtype = self.train_dtype
         self._folded = {
             part: fold(part, self.train_dtype)
             for part in (self.generalized, *self.specialized)

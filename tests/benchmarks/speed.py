@@ -53,6 +53,7 @@ from utils.devices import make_fast
 from utils.inc_net import AdaptiveNet
 from utils.loader import ResidentLoader
 from utils.logbook import provenance
+from utils.precision import training_precision
 from utils.tables import markdown_text
 
 log = logging.getLogger("memo.speed")
@@ -459,18 +460,21 @@ class _Convolutions(TorchDispatchMode):
 def convolutions_alone(each: Ours, rows: np.ndarray) -> dict[str, float]:
     """Make one step with a batch of images, then time every convolution in it alone, in a loop.
 
+    On a GPU the time to launch each is part of it, which a recorded step does not take.
+
     Returns:
         "calls": convolutions in the step, forward and backward; "seconds": what they take alone,
-        together: less than this no step takes that computes the same convolutions.
+        together.
     """
     with _Convolutions() as noted:
         each.train(rows)
-    seconds = {
-        name: Timer("call()", globals={"call": call}, num_threads=torch.get_num_threads())
-        .blocked_autorange(min_run_time=0.3)
-        .median
-        for name, call in noted.example.items()
-    }
+    with torch.no_grad(), training_precision(each.learner.precision):
+        seconds = {
+            name: Timer("call()", globals={"call": call}, num_threads=torch.get_num_threads())
+            .blocked_autorange(min_run_time=0.3)
+            .median
+            for name, call in noted.example.items()
+        }
     return {
         "calls": noted.count.total(),
         "seconds": sum(seconds[name] * count for name, count in noted.count.items()),
@@ -659,8 +663,8 @@ def _convolutions_table(tasks: dict[int, Any]) -> str:
                 ]
             )
     return (
-        "What the convolutions of a step take, each alone in a loop of its own; × is how many "
-        "times as fast as the plain loop a step would be if all else took no time:\n\n"
+        "What the convolutions of a step take, each alone in a loop of its own (not paired); × is "
+        "how many times as fast as the plain loop a step of nothing else would be:\n\n"
         + markdown_text(["task", "", "convolutions", "ms", "of the step", "×"], rows)
     )
 
