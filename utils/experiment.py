@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -43,6 +44,7 @@ from utils.devices import (
     resolve_devices,
 )
 from utils.distributed import Group
+from utils.exemplars import ExemplarMemory
 from utils.file_loader import FileLoader, FileReader
 from utils.files import remove_leftovers
 from utils.inc_net import AdaptiveNet
@@ -140,7 +142,8 @@ def run(
         log.info("%s: %s", config.dataset, sentence)
     notes = list(warnings)
     in_vain = precision_warning(resolve_precision(config.precision), devices[0])
-    for sentence in filter(None, (warning, in_vain)):
+    unlimited = memory_warning(config, data.train_labels)
+    for sentence in filter(None, (warning, in_vain, unlimited)):
         log.warning("%s", sentence)
         notes.append(sentence)
     with Control(config.checkpoint_every, config.max_minutes, started, group) as control:
@@ -567,9 +570,29 @@ def estimate_seconds(config: Config, train_images: int) -> float:
         epochs = config.init_epoch if task == 0 else config.epochs
         known = sum(task_sizes[:task])
         stored = known * config.memory_per_class if config.fixed_memory else config.memory_size
-        shown = task_sizes[task] * per_class + (stored if task else 0)
+        shown = task_sizes[task] * per_class + min(stored, known * per_class)
         seconds += epochs * shown / len(images) * (step_times[0] + task * max(per_block, 0.0))
     return len(config.seed) * seconds
+
+
+def memory_warning(config: Config, train_labels: np.ndarray) -> str | None:
+    """Say if the exemplar memory never has to give up an image, or return None.
+
+    Args:
+        config: the settings.
+        train_labels: `(N,)` integer, original class ids from 0.
+    """
+    sizes = split_classes(config.classes, config.init_cls, config.increment)[: tasks_to_do(config)]
+    memory = ExemplarMemory(config.memory_size, config.fixed_memory, config.memory_per_class)
+    largest = int(np.bincount(train_labels).max())
+    if len(sizes) < 2 or memory.quota(sum(sizes[:-1])) < largest:
+        return None
+    name = "memory_per_class" if config.fixed_memory else "memory_size"
+    return (
+        f"{name} {getattr(config, name)} has room for every training image of the earlier classes "
+        f"(no class has more than {largest}): the last task still trains on all of them, and "
+        "results say nothing about a limited memory"
+    )
 
 
 def make_loaders(
