@@ -15,6 +15,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from tqdm import tqdm
 
 import utils.logbook as logbook_module
@@ -94,12 +95,13 @@ def metrics_after(tasks):
 @pytest.fixture(autouse=True)
 def no_pictures(request, monkeypatch):
     """Save the time of drawing, which tests/test_plots.py looks at, where it is not the subject."""
-    if request.node.name != "test_pictures_are_drawn":
+    drawn = ("test_pictures_are_drawn", "test_each_picture_is_thrown_away_before_the_next")
+    if request.node.name not in drawn:
         monkeypatch.setattr(
             logbook_module, "figure_bytes", lambda figure, form="png": form.encode()
         )
         for name in ("accuracy_matrix", "confusion", "curves", "training", "weight_norms"):
-            monkeypatch.setattr(logbook_module, f"draw_{name}", lambda *_, **__: None)
+            monkeypatch.setattr(logbook_module, f"draw_{name}", lambda *_, **__: Figure())
 
 
 NORMS = [
@@ -297,6 +299,22 @@ class TestFiles:
         pictures = list(tmp_path.glob("*.png"))
         assert len(pictures) == 5
         assert all(path.read_bytes().startswith(b"\x89PNG") for path in pictures)
+
+    def test_each_picture_is_thrown_away_before_the_next(self, tmp_path, monkeypatch):
+        drawn, empty = [], []
+
+        def figure_bytes(figure, form="png"):
+            if figure not in drawn:
+                empty.append(not any(earlier.axes for earlier in drawn))
+                drawn.append(figure)
+            assert figure.axes
+            return form.encode()
+
+        monkeypatch.setattr(logbook_module, "figure_bytes", figure_bytes)
+        with Logbook(tmp_path) as logbook:
+            write(logbook, 2, finished=True)
+        assert empty == [True] * 5
+        assert not any(figure.axes for figure in drawn)
 
     def test_a_finished_run_has_its_pictures_as_pdf_too(self, tmp_path):
         with Logbook(tmp_path) as logbook:

@@ -37,7 +37,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -57,6 +57,7 @@ from utils.plots import (
 
 if TYPE_CHECKING:
     import torch
+    from matplotlib.figure import Figure
 
 LOGGER = logging.getLogger("memo")
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -315,27 +316,31 @@ class Logbook:
         weight_norms: Sequence[dict[str, list[float]]],
         finished: bool,
     ) -> None:
-        """Draw the pictures; those of a finished run as PDF too, which takes longer than PNG."""
+        """Draw the pictures; those of a finished run as PDF too, which takes longer than PNG.
+
+        One after the other, each thrown away before the next: what they leave lying about would
+        come on top of the next task's training.
+        """
         sizes = metrics.task_sizes[: len(metrics.tasks)]
-        predicted = np.asarray(predictions.cnn)[:, 0]
+        predicted, targets = np.asarray(predictions.cnn)[:, 0], np.asarray(predictions.targets)
         title = self.title
-        figures = {
-            "curves": draw_curves(metrics, title=title, published=self.published),
-            "accuracy_matrix": draw_accuracy_matrix(metrics.accuracy_matrix(), title=title),
-            "confusion": draw_confusion(
-                predicted, np.asarray(predictions.targets), sizes, title=title
-            ),
+        pictures: dict[str, Callable[[], Figure]] = {
+            "curves": lambda: draw_curves(metrics, title=title, published=self.published),
+            "accuracy_matrix": lambda: draw_accuracy_matrix(metrics.accuracy_matrix(), title=title),
+            "confusion": lambda: draw_confusion(predicted, targets, sizes, title=title),
         }
         if epochs:  # none where the only task was not trained but read
-            figures["training"] = draw_training(epochs, title=title)
+            pictures["training"] = lambda: draw_training(epochs, title=title)
         if weight_norms:
             norms = weight_norms[-1]
-            figures["weight_norms"] = draw_weight_norms(
+            pictures["weight_norms"] = lambda: draw_weight_norms(
                 norms["before"], norms["after"], sizes, title=title
             )
-        for name, figure in figures.items():
+        for name, draw in pictures.items():
+            figure = draw()
             for file_format in ("png", "pdf") if finished else ("png",):
                 write_file(self.folder / f"{name}.{file_format}", figure_bytes(figure, file_format))
+            figure.clear()  # its parts refer to each other and would wait for the collector
 
     def _write_csv(self, name: str, header: list[str], rows: Iterable[Iterable]) -> None:
         """Write a table; None and NaN are empty cells."""
