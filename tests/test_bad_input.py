@@ -183,9 +183,18 @@ UNUSUAL = {  # settings, and the sizes of the tasks
     "one exemplar of each class": ({"fixed_memory": True, "memory_per_class": 1}, [2, 2, 2]),
 }
 
+# Those whose exemplar memory has room for all images of the classes before the last task.
+UNLIMITED = (
+    "one class in every task",
+    "one class at first",
+    "an increment larger than what is left",
+    "more exemplars than images",
+    "one image of each class",
+)
+
 
 @pytest.mark.parametrize(("values", "sizes"), UNUSUAL.values(), ids=UNUSUAL)
-def test_unusual_settings_run(values, sizes, tmp_path, monkeypatch):
+def test_unusual_settings_run(values, sizes, tmp_path, monkeypatch, request):
     monkeypatch.setattr("utils.logbook.Logbook._draw", lambda *_: None)
     shortest = {"init_epoch": 1, "epochs": 1, "init_milestones": [], "milestones": []}
     values = {"synthetic_train_per_class": 4, **shortest, **values}
@@ -195,6 +204,8 @@ def test_unusual_settings_run(values, sizes, tmp_path, monkeypatch):
     assert metrics.task_sizes == sizes
     assert len(metrics.tasks) == len(sizes)
     (folder,) = (path.parent for path in tmp_path.glob("*/*/*/*/curves.csv"))
+    said = "limited memory" in (folder / "main.log").read_text()
+    assert said == (request.node.callspec.id in UNLIMITED)
     classes = np.cumsum(sizes)
     rows = list(csv.DictReader((folder / "curves.csv").open()))
     assert [int(row["classes_seen"]) for row in rows] == classes.tolist()

@@ -92,15 +92,18 @@ def metrics_after(tasks):
     return metrics
 
 
+PICTURES = ("accuracy_matrix", "confusion", "curves", "training", "weight_norms")
+
+
 @pytest.fixture(autouse=True)
 def no_pictures(request, monkeypatch):
     """Save the time of drawing, which tests/test_plots.py looks at, where it is not the subject."""
-    drawn = ("test_pictures_are_drawn", "test_each_picture_is_thrown_away_before_the_next")
+    drawn = ("test_pictures_are_drawn", "test_each_picture_is_emptied_before_the_next")
     if request.node.name not in drawn:
         monkeypatch.setattr(
             logbook_module, "figure_bytes", lambda figure, form="png": form.encode()
         )
-        for name in ("accuracy_matrix", "confusion", "curves", "training", "weight_norms"):
+        for name in PICTURES:
             monkeypatch.setattr(logbook_module, f"draw_{name}", lambda *_, **__: Figure())
 
 
@@ -300,21 +303,29 @@ class TestFiles:
         assert len(pictures) == 5
         assert all(path.read_bytes().startswith(b"\x89PNG") for path in pictures)
 
-    def test_each_picture_is_thrown_away_before_the_next(self, tmp_path, monkeypatch):
-        drawn, empty = [], []
+    def test_each_picture_is_emptied_before_the_next(self, tmp_path, monkeypatch):
+        figures = []
+
+        def watched(draw):
+            def draw_after_others(*args, **kwargs):
+                assert not any(figure.axes for figure in figures)
+                figures.append(draw(*args, **kwargs))
+                return figures[-1]
+
+            return draw_after_others
 
         def figure_bytes(figure, form="png"):
-            if figure not in drawn:
-                empty.append(not any(earlier.axes for earlier in drawn))
-                drawn.append(figure)
             assert figure.axes
             return form.encode()
 
         monkeypatch.setattr(logbook_module, "figure_bytes", figure_bytes)
+        for name in PICTURES:
+            draw = getattr(logbook_module, f"draw_{name}")
+            monkeypatch.setattr(logbook_module, f"draw_{name}", watched(draw))
         with Logbook(tmp_path) as logbook:
             write(logbook, 2, finished=True)
-        assert empty == [True] * 5
-        assert not any(figure.axes for figure in drawn)
+        assert len(figures) == 5
+        assert not any(figure.axes for figure in figures)
 
     def test_a_finished_run_has_its_pictures_as_pdf_too(self, tmp_path):
         with Logbook(tmp_path) as logbook:

@@ -576,7 +576,9 @@ def estimate_seconds(config: Config, train_images: int) -> float:
 
 
 def memory_warning(config: Config, train_labels: np.ndarray) -> str | None:
-    """Say if the exemplar memory never has to give up an image, or return None.
+    """Say if no task of the run trains with a limited exemplar memory, or return None.
+
+    Not noticed where it is only a class of the last task that is larger than its share.
 
     Args:
         config: the settings.
@@ -589,9 +591,9 @@ def memory_warning(config: Config, train_labels: np.ndarray) -> str | None:
         return None
     name = "memory_per_class" if config.fixed_memory else "memory_size"
     return (
-        f"{name} {getattr(config, name)} has room for every training image of the earlier classes "
-        f"(no class has more than {largest}): the last task still trains on all of them, and "
-        "results say nothing about a limited memory"
+        f"{name} {getattr(config, name)} has room for every training image of the classes before "
+        f"task {len(sizes)} (none has more than {largest}): up to there nothing is trained with a "
+        f"limited memory; a smaller {name} limits it"
     )
 
 

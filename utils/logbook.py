@@ -318,8 +318,8 @@ class Logbook:
     ) -> None:
         """Draw the pictures; those of a finished run as PDF too, which takes longer than PNG.
 
-        One after the other, each thrown away before the next: what they leave lying about would
-        come on top of the next task's training.
+        One after the other, each emptied before the next: all that they hold together, until the
+        garbage collector comes by, would be on top of the next task's training.
         """
         sizes = metrics.task_sizes[: len(metrics.tasks)]
         predicted, targets = np.asarray(predictions.cnn)[:, 0], np.asarray(predictions.targets)
@@ -340,7 +340,7 @@ class Logbook:
             figure = draw()
             for file_format in ("png", "pdf") if finished else ("png",):
                 write_file(self.folder / f"{name}.{file_format}", figure_bytes(figure, file_format))
-            figure.clear()  # its parts refer to each other and would wait for the collector
+            figure.clear()
 
     def _write_csv(self, name: str, header: list[str], rows: Iterable[Iterable]) -> None:
         """Write a table; None and NaN are empty cells."""
