@@ -230,16 +230,27 @@ class Learner(ABC):
     def forward_all(
         self, data: ResidentLoader, indices: np.ndarray
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Features (N, feature_dim) and logits (N, seen) of N images in evaluation mode.
+        """Features (N, feature_dim) and logits (N, seen) of N >= 1 images in evaluation mode.
 
         In full float32. Every BatchNorm uses its running statistics and images are not augmented.
         The network that trains is left as it is: this is computed with a folded copy of it.
         """
         network = self.parallel(self.network.for_inference())
+        features = logits = None
+        done = 0
         with full_float32():
-            outputs = [network(images) for images, _ in data.eval_batches(indices, EVAL_BATCH)]
-        features = torch.cat([output["features"] for output in outputs])
-        return features, torch.cat([output["logits"] for output in outputs])
+            for images, _ in data.eval_batches(indices, EVAL_BATCH):
+                output = network(images)
+                if features is None:
+                    # One piece of memory for all: to join the batches in the end takes it twice.
+                    features, logits = (
+                        output[key].new_empty(len(indices), output[key].shape[1])
+                        for key in ("features", "logits")
+                    )
+                part = slice(done, done + len(images))
+                features[part], logits[part] = output["features"], output["logits"]
+                done = part.stop
+        return features, logits
 
     def build_memory(self) -> None:
         """Make room by keeping each old class's first exemplars, then herd the new classes.

@@ -332,6 +332,18 @@ def test_extracting_features_leaves_no_gradient_and_uses_running_statistics():
     torch.testing.assert_close(one[0], features[3])
 
 
+def test_features_of_several_batches_are_in_the_order_of_the_images(monkeypatch):
+    learner = tiny_learner(convnet_type="memo_conv2")
+    learner.begin_task()
+    indices = np.arange(10)[::-1].copy()
+    together = learner.forward_all(learner.train_data, indices)
+    monkeypatch.setattr("models.base.EVAL_BATCH", 4)  # the last one has 2 images
+    for pieces, whole in zip(
+        learner.forward_all(learner.train_data, indices), together, strict=True
+    ):
+        torch.testing.assert_close(pieces, whole)
+
+
 def test_network_is_the_adaptive_net():
     assert isinstance(tiny_learner(convnet_type="memo_conv2").network, AdaptiveNet)
 

@@ -126,10 +126,13 @@ def nme_predict(features: Tensor, means: Tensor, k: int) -> Tensor:
     Returns:
         (n, k) int64, nearest first; of equally near classes, the one learned earlier.
     """
-    distances = torch.cdist(
-        normalise_features(features), means, compute_mode="donot_use_mm_for_euclid_dist"
-    )
-    return distances.sort(dim=1, stable=True).indices[:, :k]
+    nearest = []
+    for some in features.split(1000):  # a normalised copy of all would be as large as they are
+        distances = torch.cdist(
+            normalise_features(some), means, compute_mode="donot_use_mm_for_euclid_dist"
+        )
+        nearest.append(distances.sort(dim=1, stable=True).indices[:, :k])
+    return torch.cat(nearest)
 
 
 class ExemplarMemory:
