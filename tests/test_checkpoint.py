@@ -124,6 +124,21 @@ def test_what_does_not_read_back_does_not_count(tmp_path, monkeypatch):
     assert load_run(tmp_path)[0]["learner"]["step"] == 1
 
 
+def test_a_checkpoint_of_several_megabytes_is_read_back_to_its_end(tmp_path, monkeypatch):
+    content = run_content() | {"learner": {"weights": torch.randn(700_000)}}
+    save_run(tmp_path, content)
+    loaded, _ = load_run(tmp_path)
+    assert torch.equal(loaded["learner"]["weights"], content["learner"]["weights"])
+
+    def write_one_bit_wrong(path, whole):
+        whole[len(whole) - 100_000] ^= 1  # of the last of its megabytes
+        path.write_bytes(whole)
+
+    monkeypatch.setattr("utils.checkpoint.write_file", write_one_bit_wrong)
+    with pytest.raises(OSError, match="does not read back"):
+        save_run(tmp_path, content)
+
+
 def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(tmp_path):
     save_run(tmp_path, run_content(1))
     (tmp_path / NEWEST).write_bytes((tmp_path / NEWEST).read_bytes()[:3000])

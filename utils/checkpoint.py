@@ -200,8 +200,14 @@ def _write(path: Path, content: dict[str, Any]) -> None:
 
 def _is_whole(path: Path) -> bool:
     """Return whether a file of `_write` is, to the last bit, what was written."""
-    content = path.read_bytes()
-    return hashlib.sha256(content[:-_DIGEST]).hexdigest().encode() == content[-_DIGEST:]
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        left = os.fstat(file.fileno()).st_size - _DIGEST
+        # In pieces: a checkpoint may be large, and a network that trains is in memory too.
+        while left > 0 and (piece := file.read(min(left, 2**20))):
+            digest.update(piece)
+            left -= len(piece)
+        return file.read() == digest.hexdigest().encode()
 
 
 def _require_whole(path: str | Path) -> None:
