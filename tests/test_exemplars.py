@@ -170,13 +170,18 @@ def test_nme_of_equally_near_classes_names_the_older_first():
     assert nme_predict(torch.tensor([[0.0, 5.0]]), means, 3).tolist() == [[0, 2, 1]]
 
 
-def test_nme_of_many_images_is_that_of_each_alone():
+def test_nme_of_many_images_is_that_of_each_alone(monkeypatch):
+    cdist, sizes = torch.cdist, []
+    monkeypatch.setattr(
+        torch, "cdist", lambda x, *a, **k: sizes.append(len(x)) or cdist(x, *a, **k)
+    )
     generator = torch.Generator().manual_seed(0)
     features = torch.rand(2001, 6, generator=generator, dtype=torch.float64)
     means = normalise_features(torch.rand(7, 6, generator=generator, dtype=torch.float64))
     vectors = features / features.norm(dim=1, keepdim=True)
     nearest = (vectors[:, None] - means).norm(dim=2).argsort(dim=1)
     assert torch.equal(nme_predict(features, means, 7), nearest)
+    assert sizes == [1000, 1000, 1]  # in pieces, whose copies are small
     assert nme_predict(features[:0], means, 3).shape == (0, 3)
 
 

@@ -131,7 +131,8 @@ def nme_predict(features: Tensor, means: Tensor, k: int) -> Tensor:
         distances = torch.cdist(
             normalise_features(some), means, compute_mode="donot_use_mm_for_euclid_dist"
         )
-        nearest.append(distances.sort(dim=1, stable=True).indices[:, :k])
+        # A copy: a view would keep the whole ranking.
+        nearest.append(distances.sort(dim=1, stable=True).indices[:, :k].clone())
     return torch.cat(nearest)
 
 

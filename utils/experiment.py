@@ -578,7 +578,8 @@ def estimate_seconds(config: Config, train_images: int) -> float:
 def memory_warning(config: Config, train_labels: np.ndarray) -> str | None:
     """Say if no task of the run trains with a limited exemplar memory, or return None.
 
-    Not noticed where it is only a class of the last task that is larger than its share.
+    Not noticed where only a class that never has exemplars in training (of the last task, or of one
+    that is not run) is larger than its share.
 
     Args:
         config: the settings.
@@ -592,7 +593,7 @@ def memory_warning(config: Config, train_labels: np.ndarray) -> str | None:
     name = "memory_per_class" if config.fixed_memory else "memory_size"
     return (
         f"{name} {getattr(config, name)} has room for every training image of the classes before "
-        f"task {len(sizes)} (none has more than {largest}): up to there nothing is trained with a "
+        f"task {len(sizes)} (none has more than {largest}): no task up to that one trains with a "
         f"limited memory; a smaller {name} limits it"
     )
 
