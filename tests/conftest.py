@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 GOLDEN = REPOSITORY / "tests" / "golden"
@@ -33,6 +34,19 @@ def run_program(*flags: object, cwd: Path = REPOSITORY, timeout: float = 240, en
         timeout=timeout,
         env={**os.environ, "OMP_NUM_THREADS": "1", **(env or {})},
     )
+
+
+class NotedDivisors(TorchDispatchMode):
+    """Notes what tensors are divided by while it is active."""
+
+    def __init__(self):
+        super().__init__()
+        self.divisors = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.overloadpacket in (torch.ops.aten.div, torch.ops.aten.div_):
+            self.divisors.append(args[1])
+        return func(*args, **(kwargs or {}))
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from conftest import NotedDivisors
 from torchvision import transforms
 from torchvision.transforms import functional as tv
 
@@ -61,6 +62,14 @@ def test_equals_torchvision_on_pil_images_bit_for_bit(device):
     images = random_images(4000).to(device)
     draws = draw_crop_flip_brightness(4000, torch.Generator(device).manual_seed(1), device)
     assert_equals_pil(images, draws, padding=4)
+
+
+def test_nothing_is_divided_by_a_python_number():
+    # A GPU would multiply by its rounded reciprocal: 126 of the 256 pixel values would differ.
+    with NotedDivisors() as noted:
+        normalise(random_images(2), torch.tensor(MEAN), torch.tensor(STD))
+    assert len(noted.divisors) == 2
+    assert all(torch.is_tensor(each) for each in noted.divisors)
 
 
 def test_equals_pil_at_the_extremes():

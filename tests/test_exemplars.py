@@ -5,7 +5,7 @@ from itertools import accumulate
 import numpy as np
 import pytest
 import torch
-from conftest import load_golden
+from conftest import NotedDivisors, load_golden
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -28,6 +28,16 @@ def golden_features(case: str, label: int, dtype: torch.dtype) -> torch.Tensor:
 
 
 # ---------------------------------------------------------------- herding
+
+
+def test_nothing_is_divided_by_a_python_number():
+    features = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
+    with NotedDivisors() as noted:
+        order = herd(features, 3)
+        means = class_means(features[order], torch.zeros(3, dtype=torch.int64), 1)
+        nme_predict(features, means, 1)
+    assert len(noted.divisors) >= 5
+    assert all(torch.is_tensor(each) for each in noted.divisors)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

@@ -111,8 +111,10 @@ def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     Returns:
         `(N, 3, H, W) float32`.
     """
-    # These three operations, not one multiply-add: the rounding is then torchvision's.
-    return images.div(255).sub_(mean[:, None, None]).div_(std[:, None, None])
+    # These three operations, not one multiply-add: the rounding is then torchvision's. 255 is a
+    # tensor, because a GPU divides by a Python number with its rounded reciprocal.
+    scale = mean.new_full((), 255.0)
+    return images.div(scale).sub_(mean[:, None, None]).div_(std[:, None, None])
 
 
 class EvalTransform:

@@ -80,7 +80,9 @@ def herd(features: Tensor, m: int) -> Tensor:
     # Each step is a few whole-class operations and never waits for the device. The square is
     # not expanded into products: that would round equal images to unequal scores.
     for k in range(1, min(m, len(vectors)) + 1):
-        torch.add(vectors, chosen_sum, out=gap).div_(k).sub_(mean)
+        # By a tensor: a GPU divides by a Python number with its rounded reciprocal. (Its means and
+        # norms still add in another order than a CPU's, so scores may differ in their last bit.)
+        torch.add(vectors, chosen_sum, out=gap).div_(vectors.new_full((), k)).sub_(mean)
         scores = torch.linalg.vector_norm(gap, dim=1).add_(taken)
         best = scores.argmin(dim=0, keepdim=True)  # the first of equals
         order.append(best)
