@@ -1,11 +1,17 @@
 """Tests of utils/blocks.py: what is recorded of the blocks, and that training does not notice."""
 
+import csv
+import json
+import signal
+
 import numpy as np
 import pytest
 import torch
 from conftest import tiny_learner
+from processes import SMALL, Program, folders
 from torch import nn
 
+from utils import analysis
 from utils.blocks import EVERY, BlockRecorder
 
 SETTINGS = {
@@ -138,3 +144,24 @@ def test_a_learner_s_records_go_through_a_checkpoint(tmp_path):
     again.begin_task()
     again.train_task()
     assert [row["task"] for row in again.epochs] == [1, 1, 2, 2, 2, 3, 3, 3]
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_first_task_that_is_read_has_no_rows_and_the_next_has(killed, tmp_path):
+    small = {**SMALL, "record_blocks": True, "log_dir": str(tmp_path / "logs")}
+    (tmp_path / "small.json").write_text(json.dumps(small))
+    flags = ["--config", tmp_path / "small.json"]
+    assert Program(*flags, "--stop_after_task", 1, output=tmp_path / "said").wait() == 0
+    (first,) = folders(tmp_path / "logs")
+    skip = [*flags, "--skip", "--init_checkpoint", first / "task_1.pt", "--prefix", "fair"]
+    moment = ("models.memo.Memo.training_step", 2) if killed else None
+    program = Program(*skip, output=tmp_path / "said", die_at=moment)
+    assert program.wait() == (-signal.SIGKILL if killed else 0), program.said()
+    (folder,) = (path for path in folders(tmp_path / "logs") if path != first)
+    if killed:  # after the checkpoint that follows the first task
+        program = Program("--resume", folder, output=tmp_path / "said")
+        assert program.wait() == 0, program.said()
+    rows = list(csv.DictReader((folder / "blocks.csv").open()))
+    assert {row["task"] for row in rows} == {"2", "3"}
+    assert len(rows) == 2 * 2 * 2  # tasks, epochs, blocks
+    assert analysis.main([str(folder)]) == 0

@@ -44,6 +44,7 @@ class BlockRecorder:
         self._epoch = 0
         self._start: list[Tensor] = []  # a block's weights before the task, as one vector
         self._first: list[Tensor] = []  # the same after its first epoch
+        self._follow({})  # nothing, where the first task is not trained but read
 
     def begin_task(self, task: int, path: Mapping[str, nn.Module]) -> None:
         """Begin a task (from 1) on the path that it trains; the blocks have their first weights."""
