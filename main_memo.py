@@ -57,7 +57,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return together(lambda group: _start(config, options, started, warnings, group))
     except KeyboardInterrupt:
-        return _leave("interrupted; --resume goes on from the last checkpoint", 130)
+        training = options.evaluate is None
+        go_on = "; --resume goes on from the last checkpoint" if training else ""
+        return _leave(f"interrupted{go_on}", 130)
 
 
 def _start(

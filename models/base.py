@@ -24,15 +24,19 @@ from utils.blocks import BlockRecorder
 from utils.config import Config
 from utils.control import Control
 from utils.data_manager import DataManager
+from utils.devices import without_search
 from utils.distributed import Group
 from utils.exemplars import ExemplarMemory, class_means, herd, nme_predict
 from utils.loader import ResidentLoader
 from utils.precision import full_float32, resolve_precision
+from utils.progress import Display
 from utils.seeds import DATA, MOVED_DATA, stream_seed
 
 # Images in one forward pass without gradients; results depend on it by rounding only. More are no
-# faster on a CPU, and their maps would come on top of what training leaves in memory.
+# faster on a CPU, and their maps would come on top of what training leaves in memory. A GPU is busy
+# with more of those that are small.
 EVAL_BATCH = 250
+EVAL_BATCH_GPU, SMALL = 1000, 64  # pixels a side
 
 
 class TrainingError(Exception):
@@ -90,7 +94,7 @@ class Learner(ABC):
         self.generator = torch.Generator(devices[0]).manual_seed(
             stream_seed(config.torch_seed, DATA)
         )
-        self.precision = resolve_precision(config.precision)  # of training
+        self.precision = resolve_precision(config.precision, devices[0])  # of training
         self.memory = ExemplarMemory(
             config.memory_size, config.fixed_memory, config.memory_per_class
         )
@@ -99,6 +103,7 @@ class Learner(ABC):
         self.task = -1
         # Asked after every training step and epoch; the experiment puts its own here.
         self.control = Control()
+        self.display = Display()  # what the terminal shows meanwhile, likewise
         # What the logbook shows of training, all plain values: a line per epoch (the columns of
         # training.csv), and per task the lengths of the classifier's rows before and after
         # alignment. A run that is taken up again goes on with the lists of its checkpoint.
@@ -232,14 +237,17 @@ class Learner(ABC):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Features (N, feature_dim) and logits (N, seen) of N >= 1 images in evaluation mode.
 
-        In full float32. Every BatchNorm uses its running statistics and images are not augmented.
+        In full float32, by the algorithms that cuDNN takes for good without trying them: batches
+        here have many sizes. Every BatchNorm uses its running statistics and images are not
+        augmented.
         The network that trains is left as it is: this is computed with a folded copy of it.
         """
         network = self.parallel(self.network.for_inference())
         features = logits = None
         done = 0
-        with full_float32():
-            for images, _ in data.eval_batches(indices, EVAL_BATCH):
+        many = self.devices[0].type == "cuda" and self.config.image_side <= SMALL
+        with full_float32(), without_search():
+            for images, _ in data.eval_batches(indices, EVAL_BATCH_GPU if many else EVAL_BATCH):
                 output = network(images)
                 if features is None:
                     # One piece of memory for all: to join the batches in the end takes it twice.

@@ -19,6 +19,7 @@ import logging
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,16 +27,18 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, MultiStepLR
-from tqdm import tqdm
 
 from models.base import Learner, TrainingError
 from utils.checkpoint import load_first_task
-from utils.cuda_graph import GraphedStep
+from utils.cuda_graph import GraphedStep, SideStreams
+from utils.devices import peak_memory, without_search
 from utils.file_loader import FileBatch
 from utils.inc_net import AdaptiveNet
 from utils.loader import ResidentLoader
+from utils.logbook import duration
 from utils.metrics import top_k_accuracy
 from utils.precision import autocast_dtype, training_precision
+from utils.progress import StepClock
 
 log = logging.getLogger("memo")
 
@@ -71,6 +74,8 @@ class Memo(Learner):
         self.network.train_dtype = autocast_dtype(self.precision)
         self.training: Training | None = None  # while a task is being trained
         self.graphs_fail = False  # a step could not be recorded: later tasks do not try again
+        if config.block_streams and self.uses_graphs():
+            self.network.side_by_side = SideStreams(devices[0], config.block_streams)
         train_data.share = lambda n: self.share_and_weight(n)[0]
 
     def begin_task(self) -> None:
@@ -90,72 +95,94 @@ class Memo(Learner):
         """
         config, first = self.config, self.task == 0
         if first and config.skip:
-            loaded = self.group.from_main(
-                load_first_task,
-                config.init_checkpoint,
-                self.network,
-                config.init_cls,
-                self.tasks.class_order,
-                config.dataset,
-                self.files,
-            )
-            self.go_on_drawing(loaded.draws)
-            accuracy = loaded.accuracy
-            said = "" if accuracy is None else f" (test accuracy stored with it: {accuracy:.2f} %)"
-            log.info("task 1: not trained but read from %s%s", config.init_checkpoint, said)
+            self.read_first_task()
             return
-
         indices = self.training_indices()
         epochs = config.init_epoch if first else config.epochs
         steps = self.train_data.num_batches(len(indices), config.batch_size)
         training = self.training = self.training or self.begin_training()
-        step = self.make_step(training.optimizer)
+        step, clock = self.make_step(training.optimizer), StepClock(self.generator.device)
         placed = torch.from_numpy(indices).to(self.train_data.device)  # once, not in every epoch
+        done = training.epoch * steps + training.step
         with (
             training_precision(self.precision),
-            tqdm(
-                initial=training.epoch * steps + training.step,
-                total=epochs * steps,
-                desc=f"task {self.task + 1}/{self.tasks.num_tasks}",
-                unit="step",
-                leave=False,
-                dynamic_ncols=True,
-                # No bar where stderr is no terminal: main.log has a line per epoch.
-                disable=None if self.group.main else True,
-            ) as bar,
+            self.display.training(self.task, epochs, steps, done),
         ):
             while training.epoch < epochs:
-                begin = time.perf_counter() - training.seconds
-                if training.order is None:
-                    training.order = self.train_data.draw_order(len(indices), self.generator)
-                for batch in self.train_data.train_batches(
-                    placed, config.batch_size, training.order, training.step
-                ):
-                    # The losses stay on the device and are read once, at the end of the epoch.
-                    training.losses[training.step] = step(batch)
-                    if self.blocks:
-                        self.blocks.after_step()
-                    training.step += 1
-                    training.seconds = time.perf_counter() - begin
-                    bar.update()
-                    self.control.after_step()
-                self.collect()
-                losses = self.group.from_main(self.finite_losses, training)
+                losses, seconds = self.train_epoch(training, step, placed, clock)
                 rate = training.scheduler.get_last_lr()[0]
                 with warnings.catch_warnings():
                     # Resumed just here, PyTorch takes it that no step was made before.
                     warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
                     training.scheduler.step()
-                seconds = time.perf_counter() - begin
                 training.next_epoch()
                 if self.blocks:
                     self.blocks.end_epoch()
                 means = (losses.sum(dim=0) / len(indices)).tolist()
-                self.group.on_main(
-                    self.report_epoch, bar, training.epoch, epochs, rate, means, seconds
-                )
+                self.group.on_main(self.report_epoch, training.epoch, epochs, rate, means, seconds)
                 self.control.after_epoch(training.epoch)
         self.graphs_fail = self.graphs_fail or (isinstance(step, GraphedStep) and step.failed)
+        self.group.on_main(self.report_speed, clock)
+
+    def read_first_task(self) -> None:
+        """Read a trained first task from --init_checkpoint."""
+        config = self.config
+        loaded = self.group.from_main(
+            load_first_task,
+            config.init_checkpoint,
+            self.network,
+            config.init_cls,
+            self.tasks.class_order,
+            config.dataset,
+            self.files,
+        )
+        self.go_on_drawing(loaded.draws)
+        accuracy = loaded.accuracy
+        said = "" if accuracy is None else f" (test accuracy stored with it: {accuracy:.2f} %)"
+        log.info("task 1: not trained but read from %s%s", config.init_checkpoint, said)
+
+    def train_epoch(
+        self,
+        training: Training,
+        step: Callable[..., torch.Tensor],
+        indices: torch.Tensor,
+        clock: StepClock,
+    ) -> tuple[torch.Tensor, float]:
+        """Make the steps of an epoch, or those that are left of it.
+
+        Args:
+            training: where it stands; kept up to date, step by step.
+            step: of `make_step`.
+            indices: `training_indices`, on the device of the images.
+            clock: times the steps.
+
+        Returns:
+            the losses, (steps, 3) on the CPU, and the seconds that all steps of the epoch took.
+
+        Raises:
+            TrainingError: the loss became infinite or NaN.
+            Stopped: the run was asked to stop, and was saved.
+        """
+        size, begin = self.config.batch_size, time.perf_counter() - training.seconds
+        if training.order is None:
+            training.order = self.train_data.draw_order(len(indices), self.generator)
+        # On a GPU the losses stay there and are read once, at the end of the epoch.
+        readable = self.devices[0].type == "cpu" and self.group.world == 1
+        words = (lambda: self.words_so_far(training, len(indices))) if readable else None
+        clock.begin_epoch()
+        for batch in self.train_data.train_batches(indices, size, training.order, training.step):
+            training.losses[training.step] = step(batch)
+            clock.after_step("recorded" if getattr(step, "replayed", False) else "ordinary")
+            if self.blocks:
+                self.blocks.after_step()
+            training.step += 1
+            training.seconds = time.perf_counter() - begin
+            self.display.after_step(words)
+            self.control.after_step()
+        self.collect()
+        losses = self.group.from_main(self.finite_losses, training)
+        clock.end_epoch()  # the device has caught up
+        return losses, time.perf_counter() - begin
 
     def end_task(self) -> None:
         """Align the classifier (from the second task on), then choose the exemplars."""
@@ -324,7 +351,15 @@ class Memo(Learner):
             self.network.train_dtype = dtype
             return sums if weight else torch.zeros_like(sums)
 
-        return GraphedStep(step, optimizer, self.generator) if self.uses_graphs() else step
+        def searching_step(batch: torch.Tensor | FileBatch) -> torch.Tensor:
+            # cuDNN tries its algorithms for the shape that comes again and again only.
+            full = len(batch) == self.config.batch_size
+            with nullcontext() if full else without_search():
+                return step(batch)
+
+        if self.uses_graphs():
+            return GraphedStep(searching_step, optimizer, self.generator)
+        return searching_step
 
     def uses_graphs(self) -> bool:
         """Return whether steps are CUDA graphs: on one GPU, with images that lie on it.
@@ -380,14 +415,15 @@ class Memo(Learner):
 
     # -- what a user sees meanwhile ----------------------------------------------------------------
 
+    def words_so_far(self, training: Training, images: int) -> str:
+        """Return loss and accuracy of the epoch in progress, which shows so many images."""
+        shown = min(training.step * self.config.batch_size, images)
+        loss_clf, loss_aux, accuracy = (training.losses[: training.step].sum(0) / shown).tolist()
+        loss = loss_clf + self.config.alpha_aux * loss_aux
+        return f"loss {loss:.3f}, train {100 * accuracy:.1f} %"
+
     def report_epoch(
-        self,
-        bar: tqdm,
-        epoch: int,
-        epochs: int,
-        rate: float,
-        means: list[float],
-        seconds: float,
+        self, epoch: int, epochs: int, rate: float, means: list[float], seconds: float
     ) -> None:
         """Log and keep an epoch; evaluate if `eval_every` says so."""
         loss_clf, loss_aux, accuracy = means
@@ -396,11 +432,12 @@ class Memo(Learner):
         every = self.config.eval_every
         if every and epoch % every == 0:
             indices = self.tasks.test_indices(0, self.seen_classes)
-            _, logits = self.forward_all(self.test_data, indices)
+            with self.display.doing("testing"):
+                _, logits = self.forward_all(self.test_data, indices)
             predicted = logits.argmax(dim=1, keepdim=True).cpu().numpy()
             top1 = top_k_accuracy(predicted, self.tasks.test_labels[indices])
             test = f", test {top1:.2f} %"
-        bar.set_postfix_str(f"loss {loss:.3f}, train {100 * accuracy:.1f} %{test}")
+        self.display.after_epoch(seconds, f"loss {loss:.3f}, train {100 * accuracy:.1f} %{test}")
         log.debug(
             "task %d epoch %d/%d: lr %g, loss %.4f (classifier %.4f, auxiliary %.4f), "
             "train %.2f %%%s",
@@ -428,3 +465,10 @@ class Memo(Learner):
             }
         )
         self.after_epoch()
+
+    def report_speed(self, clock: StepClock) -> None:
+        """Say how fast the task was trained, so that a slow way shows in the first minutes."""
+        seconds = sum(row["seconds"] for row in self.epochs if row["task"] == self.task + 1)
+        peak = f"peak memory {peak_memory(self.generator.device) / 1e9:.2f} GB"
+        said = [clock.sentence(), duration(seconds), peak]
+        log.info("task %d: %s", self.task + 1, ", ".join(filter(None, said)))

@@ -126,9 +126,9 @@ def _run(
     sys.path.insert(0, str(REPOSITORY))
     sys.argv = ["main_memo.py", *flags]
     import main_memo
-    import utils.logbook
+    import utils.pictures
 
-    utils.logbook.Logbook._draw = lambda *_: None  # most of the time of so small a run
+    utils.pictures.draw_run = lambda folder: None  # most of the time of so small a run
     if die_at is not None:
         _die_at(*die_at, number)
     if full_from is not None:
@@ -182,7 +182,7 @@ def log_lines(folder: Path) -> list[str]:
     text = (folder / "main.log").read_text()
     text = re.sub(r"^\d{4}-\d\d-\d\d [\d:,]+ ", "", text, flags=re.MULTILINE)
     text = re.sub(r"(exemplars, |time: )\d.*", "", text)
-    passing = ("resumed", "logs in", "stopped by", "--resume")
+    passing = ("resumed", "logs in", "stopped by", "--resume", "left of this run", "peak memory")
     return [line for line in text.splitlines() if not any(word in line for word in passing)]
 
 

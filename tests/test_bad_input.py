@@ -195,7 +195,7 @@ UNLIMITED = (
 
 @pytest.mark.parametrize(("values", "sizes"), UNUSUAL.values(), ids=UNUSUAL)
 def test_unusual_settings_run(values, sizes, tmp_path, monkeypatch, request):
-    monkeypatch.setattr("utils.logbook.Logbook._draw", lambda *_: None)
+    monkeypatch.setattr("utils.pictures.draw_run", lambda folder: None)
     shortest = {"init_epoch": 1, "epochs": 1, "init_milestones": [], "milestones": []}
     values = {"synthetic_train_per_class": 4, **shortest, **values}
     (tmp_path / "x.json").write_text(json.dumps({**SMALL, **values, "log_dir": str(tmp_path)}))

@@ -117,6 +117,7 @@ OTHER_VALUES = {  # for every setting, a flag and the JSON value it stands for
     "record_blocks": ("--record_blocks", True),
     "precision": ("--precision bf16", "bf16"),
     "cuda_graph": ("--no-cuda_graph", False),
+    "block_streams": ("--block_streams 0", 0),
     "sync_batchnorm": ("--sync_batchnorm", True),
     "deterministic": ("--deterministic", True),
     "checkpoint_every": ("--checkpoint_every 5", 5),
@@ -361,6 +362,7 @@ BAD_JSON_VALUES = [  # key, wrong value, what the message says would be right
     ("sync_batchnorm", 1, "true or false"),
     ("deterministic", "yes", "true or false"),
     ("checkpoint_every", 0.5, "a whole number of at least 0"),
+    ("block_streams", 65, "at most 64"),
     ("max_minutes", -1, "a number from 0 to 525600 (a year)"),
 ]
 

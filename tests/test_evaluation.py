@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -11,6 +12,8 @@ import pytest
 import torch
 from conftest import REPOSITORY
 from processes import SMALL, Program, folders
+
+from main_memo import main
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +43,30 @@ def test_the_accuracies_of_the_log_come_again(task, run, tmp_path):
     assert said.splitlines()[0] == logged
     assert f"the same as in {run / 'curves.csv'}" in said
     assert before == {path: path.read_bytes() for path in run.iterdir()}
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_cudnn_is_set_up_as_for_training(deterministic, tmp_path, monkeypatch):
+    asked = []
+    for module in ("experiment", "evaluation"):
+        monkeypatch.setattr(f"utils.{module}.set_up_cudnn", asked.append)
+    monkeypatch.setattr("utils.pictures.draw_run", lambda folder: None)
+    small = {**SMALL, "deterministic": deterministic, "stop_after_task": 1}
+    (tmp_path / "small.json").write_text(json.dumps(small))
+    flags = ["--config", str(tmp_path / "small.json"), "--log_dir", str(tmp_path)]
+    assert main(flags) == 0
+    assert main(["--evaluate", str(folders(tmp_path)[0])]) == 0
+    assert asked == [deterministic] * 2
+
+
+def test_ctrl_c_does_not_speak_of_a_checkpoint(run, tmp_path):
+    program = Program(
+        *("--evaluate", run), output=tmp_path / "said",
+        die_at=("models.base.nme_predict", 1), signal_number=signal.SIGINT,
+    )  # fmt: skip
+    assert program.wait() == 130
+    assert program.said().splitlines()[-1] == "main_memo.py: interrupted"
+    assert "Traceback" not in program.said()
 
 
 def test_a_difference_is_told(run, tmp_path):

@@ -32,6 +32,7 @@ NOT_IN_FILES = {
     "deterministic",
     "precision",
     "cuda_graph",
+    "block_streams",
     "sync_batchnorm",
     "skip",
     "init_checkpoint",
@@ -191,9 +192,8 @@ def test_file_starts(path, stand_in_folders, tmp_path, monkeypatch):
 
     monkeypatch.setattr(Learner, "training_indices", lambda self: indices(self)[[0, -1]])
     monkeypatch.setattr(Learner, "forward_all", one_for_all)
-    for slow in ("save_run", "save_task_checkpoint"):  # and pictures: other tests are about them
-        monkeypatch.setattr(experiment, slow, lambda *_: None)
-    monkeypatch.setattr(experiment.Logbook, "_draw", lambda *_: None)
+    for slow in ("save_run", "save_task_checkpoint", "pictures.draw_run"):  # others test them
+        monkeypatch.setattr(f"utils.experiment.{slow}", lambda *_: None)
     words = ["--config", str(path), "-d", "-1", "--log_dir", str(tmp_path), "--num_workers", "0"]
     words += ["--init_epoch", "1", "--epochs", "1", "--t_max", "1", "--stop_after_task", "2"]
     dataset = json.loads(path.read_text())["dataset"]

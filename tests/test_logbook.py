@@ -15,12 +15,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from matplotlib.figure import Figure
 from tqdm import tqdm
 
 import utils.logbook as logbook_module
 from utils.logbook import (
     EPOCH_COLUMNS,
+    EPOCHS_EVERY,
     LOGGER,
     Logbook,
     final_table,
@@ -41,11 +41,6 @@ TASK_FILES = [
     "predictions.npz",
     "training.csv",
     "weight_norms.csv",
-    "curves.png",
-    "accuracy_matrix.png",
-    "confusion.png",
-    "training.png",
-    "weight_norms.png",
 ]
 
 
@@ -92,21 +87,6 @@ def metrics_after(tasks):
     return metrics
 
 
-PICTURES = ("accuracy_matrix", "confusion", "curves", "training", "weight_norms")
-
-
-@pytest.fixture(autouse=True)
-def no_pictures(request, monkeypatch):
-    """Save the time of drawing, which tests/test_plots.py looks at, where it is not the subject."""
-    drawn = ("test_pictures_are_drawn", "test_each_picture_is_emptied_before_the_next")
-    if request.node.name not in drawn:
-        monkeypatch.setattr(
-            logbook_module, "figure_bytes", lambda figure, form="png": form.encode()
-        )
-        for name in PICTURES:
-            monkeypatch.setattr(logbook_module, f"draw_{name}", lambda *_, **__: Figure())
-
-
 NORMS = [
     {"before": [1.0] * seen, "after": [1.0] * (seen - 1) + [0.5]}
     for seen in np.cumsum(TASK_SIZES).tolist()
@@ -142,6 +122,7 @@ def write(logbook, tasks, finished=False):
         finished,
         epochs=epochs_of(tasks),
         weight_norms=NORMS[:tasks],
+        peak_memory=1_200_000_000,
     )
 
 
@@ -249,6 +230,7 @@ class TestFiles:
         assert summary["last_nme_accuracy"] == pytest.approx(56.25)
         assert summary["forgetting"] == pytest.approx(25.0)
         assert summary["seconds"] == 6.75
+        assert summary["peak_memory_bytes"] == 1_200_000_000
         assert summary["task_sizes"] == TASK_SIZES
         assert summary["curves"]["classes_seen"] == [2, 3, 4]
         assert summary["curves"]["cnn_top1"] == pytest.approx([87.5, 75.0, 62.5])
@@ -264,7 +246,7 @@ class TestFiles:
             assert np.array_equal(arrays["class_order"], CLASS_ORDER)
 
     def test_every_file_is_there_after_every_task_and_nothing_else(self, tmp_path):
-        with Logbook(tmp_path, title="a title") as logbook:
+        with Logbook(tmp_path) as logbook:
             logbook.write_config({"seed": [1993]})
             for task in (1, 2):
                 write(logbook, task)
@@ -282,6 +264,45 @@ class TestFiles:
             logbook.write_epochs(epochs_of(2))
         assert len(read_csv(tmp_path / "training.csv")) == 1 + 4
 
+    def test_training_csv_is_not_written_after_each_short_epoch(self, tmp_path, monkeypatch):
+        now = 1000.0
+        monkeypatch.setattr(time, "monotonic", lambda: now)
+        path, epochs = tmp_path / "training.csv", epochs_of(3)
+
+        def rows():
+            return len(read_csv(path)) - 1
+
+        with Logbook(tmp_path) as logbook:
+            logbook.write_epochs(epochs[:1])
+            assert rows() == 1  # the first one at once
+            now += EPOCHS_EVERY - 0.1
+            logbook.write_epochs(epochs[:2])
+            assert rows() == 1
+            now += 0.1
+            logbook.write_epochs(epochs[:3])
+            assert rows() == 3
+            logbook.write_epochs(epochs[:4])
+            assert rows() == 3
+            logbook.sync()  # as every save does
+            assert rows() == 4
+            logbook.write_epochs(epochs[:5])
+            write(logbook, 2)  # whose rows count
+            assert rows() == 4
+            logbook.write_epochs(epochs)
+        assert rows() == 6  # however the run ended
+
+    def test_a_disk_that_is_full_at_the_end_does_not_hide_why_the_run_ends(self, tmp_path):
+        def run():
+            with Logbook(tmp_path) as logbook:
+                logbook.write_epochs(epochs_of(1)[:1])
+                logbook.write_epochs(epochs_of(1))
+                (tmp_path / "training.csv").unlink()
+                (tmp_path / "training.csv").mkdir()
+                raise KeyError("why")
+
+        with pytest.raises(KeyError, match="why"):
+            run()
+
     def test_weight_norms_and_blocks(self, tmp_path):
         blocks = [{"task": 1, "epoch": 1, "block": 1, "gradient": None, "shift": 1e-12}]
         with Logbook(tmp_path) as logbook:
@@ -295,46 +316,6 @@ class TestFiles:
             ["1", "1", "1.0", "0.5"],
         ]
         assert read_csv(tmp_path / "blocks.csv")[1] == ["1", "1", "1", "", "1e-12"]
-
-    def test_pictures_are_drawn(self, tmp_path):
-        with Logbook(tmp_path, "a title", published=[90.0, 80.0, 70.0]) as logbook:
-            write(logbook, 2)
-        pictures = list(tmp_path.glob("*.png"))
-        assert len(pictures) == 5
-        assert all(path.read_bytes().startswith(b"\x89PNG") for path in pictures)
-
-    def test_each_picture_is_emptied_before_the_next(self, tmp_path, monkeypatch):
-        figures = []
-
-        def watched(draw):
-            def draw_after_others(*args, **kwargs):
-                assert not any(figure.axes for figure in figures)
-                figures.append(draw(*args, **kwargs))
-                return figures[-1]
-
-            return draw_after_others
-
-        def figure_bytes(figure, form="png"):
-            assert figure.axes
-            return form.encode()
-
-        monkeypatch.setattr(logbook_module, "figure_bytes", figure_bytes)
-        for name in PICTURES:
-            draw = getattr(logbook_module, f"draw_{name}")
-            monkeypatch.setattr(logbook_module, f"draw_{name}", watched(draw))
-        with Logbook(tmp_path) as logbook:
-            write(logbook, 2, finished=True)
-        assert len(figures) == 5
-        assert not any(figure.axes for figure in figures)
-
-    def test_a_finished_run_has_its_pictures_as_pdf_too(self, tmp_path):
-        with Logbook(tmp_path) as logbook:
-            write(logbook, 3)
-            assert not list(tmp_path.glob("*.pdf"))
-            write(logbook, 3, finished=True)
-        pdfs = {path.stem for path in tmp_path.glob("*.pdf")}
-        assert pdfs == {path.stem for path in tmp_path.glob("*.png")}
-        assert len(pdfs) == 5
 
     @pytest.mark.parametrize("name", TASK_FILES)
     def test_a_failure_at_any_file_names_it_and_keeps_the_former(self, tmp_path, monkeypatch, name):

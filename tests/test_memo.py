@@ -415,3 +415,63 @@ def test_training_goes_on_from_momentum_that_lies_in_memory_in_another_way():
         weights.append(again.network.state_dict())
     for name, value in weights[0].items():
         assert torch.equal(value, weights[1][name]), name
+
+
+def test_cudnn_searches_for_full_batches_in_training_only(monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
+    learner = tiny_learner(
+        convnet_type="memo_conv2", batch_size=12, init_epoch=1, init_milestones=[], eval_every=1
+    )
+    seen = []
+
+    def note(_, inputs):
+        seen.append((learner.network.training, len(inputs[0]), torch.backends.cudnn.benchmark))
+
+    inference = learner.network.for_inference
+
+    def noted_inference():
+        network = inference()
+        network.register_forward_pre_hook(
+            lambda _, inputs: seen.append((False, len(inputs[0]), torch.backends.cudnn.benchmark))
+        )
+        return network
+
+    learner.network.register_forward_pre_hook(note)
+    learner.network.for_inference = noted_inference
+    learner.begin_task()
+    learner.train_task()  # 32 images, and a test
+    learner.end_task()
+    learner.evaluate()
+    training = [(n, search) for trains, n, search in seen if trains]
+    assert training == [(12, True), (12, True), (8, False)]
+    tested = [search for trains, _, search in seen if not trains]
+    assert len(tested) == 3
+    assert not any(tested)
+    assert torch.backends.cudnn.benchmark is True
+
+
+@pytest.mark.parametrize(
+    ("device", "dataset", "net", "expected"),
+    [
+        ("cpu", "cifar100", "memo_conv2", 250),
+        ("cuda", "cifar100", "memo_conv2", 1000),
+        ("cuda", "imagenet100", "memo_conv4", 250),
+    ],
+)
+def test_a_gpu_tests_more_small_images_at_once(device, dataset, net, expected):
+    learner = tiny_learner(convnet_type=net, dataset=dataset)
+    learner.begin_task()
+    learner.devices = [torch.device(device)]
+    asked = []
+
+    class Asked(Exception):
+        pass
+
+    def eval_batches(indices, batch_size):
+        asked.append(batch_size)
+        raise Asked
+
+    learner.test_data.eval_batches = eval_batches
+    with pytest.raises(Asked):
+        learner.forward_all(learner.test_data, np.arange(4))
+    assert asked == [expected]

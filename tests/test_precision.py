@@ -1,5 +1,8 @@
 """Tests of utils/precision.py, and that features and logits are computed in full float32."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -28,14 +31,32 @@ def test_tf32_is_off_inside_and_put_back():
 def test_training_switches_tf32_on_only_where_it_is_asked_for(precision, on):
     before = tf32()
     with training_precision(precision):
-        assert tf32() == (on, on)
+        assert tf32() == (on, False)  # in convolutions; matrix products never
         with full_float32():  # an evaluation inside training
             assert tf32() == (False, False)
     assert tf32() == before
 
 
-def test_auto_is_float32():
-    assert resolve_precision("auto") == "fp32"
+@pytest.mark.parametrize(
+    ("asked", "device", "capability", "resolved"),
+    [
+        ("auto", "cpu", None, "fp32"),
+        ("auto", "cuda", (7, 5), "fp32"),
+        ("auto", "cuda", (8, 0), "tf32"),
+        ("auto", "cuda", (9, 0), "tf32"),
+        ("fp32", "cuda", (9, 0), "fp32"),
+        ("bf16", "cpu", None, "bf16"),
+    ],
+)
+def test_auto_is_what_pytorch_does_by_default(asked, device, capability, resolved, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert resolve_precision(asked, torch.device(device)) == resolved
+
+
+def test_pytorch_s_default_is_still_what_auto_stands_for():
+    code = "import torch; b = torch.backends; print(b.cudnn.allow_tf32, b.cuda.matmul.allow_tf32)"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert said.stdout.split() == ["True", "False"]
 
 
 @pytest.mark.parametrize(

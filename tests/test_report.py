@@ -116,6 +116,19 @@ def test_any_other_difference_is_another_row(changes, tmp_path):
     assert [len(group.runs) for group in groups] == [1, 1]
 
 
+def test_auto_is_told_apart_by_what_it_was(tmp_path):
+    for number, (precision, noted) in enumerate(
+        [("auto", "tf32"), ("tf32", "tf32"), ("auto", "fp32"), ("auto", None)]
+    ):
+        folder = fake_run(tmp_path / str(number), TEN, precision=precision, seed=[number])
+        config = json.loads((folder / "config.json").read_text())
+        if noted:
+            (folder / "config.json").write_text(json.dumps({**config, "_precision": noted}))
+    groups, _ = group_runs(find_runs([tmp_path]))
+    assert [[run.folder.name for run in group.runs] for group in groups] == [["0", "1"], ["2", "3"]]
+    assert "precision=tf32" in results_report(find_runs([tmp_path]), False)["report.md"]
+
+
 def test_rows_of_the_same_setting_are_told_apart(tmp_path):
     fake_run(tmp_path / "a", TEN)
     fake_run(tmp_path / "b", TEN, scheduler="cosine")

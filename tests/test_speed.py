@@ -158,6 +158,8 @@ def test_on_a_gpu_every_precision_is_measured_with_and_without_graph():
     assert list(ways) == [
         f"{precision}{end}"
         for precision in ("fp32", "tf32", "bf16")
-        for end in ("", ", CUDA graph")
+        for end in ("", ", CUDA graph", ", CUDA graph, side streams")
     ]
+    assert ways["tf32, CUDA graph, side streams"]["block_streams"] > 0
+    assert both(task=1, precision="fp32")[0].learner.config.block_streams == 0  # unless asked for
     assert list(speed.variants(on_gpu=False, precisions=None)) == ["fp32", "bf16"]

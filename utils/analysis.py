@@ -45,6 +45,7 @@ from torch import Tensor
 from utils.augment import EvalTransform
 from utils.checkpoint import CheckpointError, load_task_checkpoint
 from utils.data import DataError, data_settings, load_dataset
+from utils.devices import without_search
 from utils.files import write_file
 from utils.inc_net import AdaptiveNet
 from utils.plots import (
@@ -54,6 +55,7 @@ from utils.plots import (
     draw_cka_tasks,
     figure_bytes,
 )
+from utils.precision import full_float32
 
 BATCH = 100  # images in one forward pass; no result depends on it
 
@@ -119,8 +121,9 @@ def block_grams(network: AdaptiveNet, task: int, images: Tensor) -> list[Tensor]
 
     hooks = [block.register_forward_hook(keep(i)) for i, block in enumerate(blocks)]
     try:
-        for batch in images.split(BATCH):
-            network.specialized[task](network.generalized(batch))
+        with full_float32(), without_search():
+            for batch in images.split(BATCH):
+                network.specialized[task](network.generalized(batch))
     finally:
         for hook in hooks:
             hook.remove()

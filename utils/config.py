@@ -15,9 +15,9 @@ Where values come from, the later winning:
 The files in exps/ hold every setting that a result depends on. They leave out where and how it is
 computed and watched, or where it starts and stops: device, num_workers, precision, data_dir,
 log_dir, debug, eval_every, tensorboard, record_blocks, stop_after_task, checkpoint_every,
-max_minutes, deterministic, cuda_graph, sync_batchnorm, skip, init_checkpoint, for real data the
-synthetic_... settings, and for named data sets those of a user's own images (class_list,
-image_size, mean, std).
+max_minutes, deterministic, cuda_graph, block_streams, sync_batchnorm, skip, init_checkpoint, for
+real data the synthetic_... settings, and for named data sets those of a user's own images
+(class_list, image_size, mean, std).
 
 A setting also says what it decides (`decides=`): the results, which a resumed run must not change;
 the machine, whose change is a warning; or nothing that is measured, which may change. The paths
@@ -242,8 +242,9 @@ class Config:
         "later tasks: period of the cosine in epochs; left open, it is `epochs` "
         "(the first task's is `init_epoch`)")
     precision: str = setting("auto", choice(*PRECISIONS),
-        "numbers that training computes with: `fp32`; `tf32` on recent NVIDIA GPUs; `bf16` where "
-        "the processor or GPU has it; `auto` is fp32. Testing and herding always use fp32")
+        "numbers that training computes with: `fp32`; `tf32` in convolutions, on NVIDIA GPUs since "
+        "Ampere; `bf16` where the processor or GPU has it; `auto` is PyTorch's default: tf32 on "
+        "such a GPU, else fp32. Testing and herding always use fp32")
 
     sync_batchnorm: bool = setting(False, SWITCH,
         "several processes on GPUs (torchrun): BatchNorm sees the whole batch, not a process's "
@@ -279,6 +280,10 @@ class Config:
         "on a GPU, use only algorithms that repeat bit for bit (slower); on the CPU they all do")
     cuda_graph: bool = setting(True, SWITCH,
         "on one GPU, record a training step once as a CUDA graph and replay it (faster)",
+        decides=MACHINE)
+    block_streams: int = setting(4, whole(0, 64),
+        "streams of a recorded step on which frozen blocks are computed at the same time; 0 "
+        "computes one after the other, as a step that is not recorded always does",
         decides=MACHINE)
     data_dir: str = setting("./data", path("the path of a folder"),
         "folder of the data sets", decides=NOTHING)

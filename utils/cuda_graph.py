@@ -16,7 +16,7 @@ network's or the optimiser's tensors while it is used.
 
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -34,6 +34,7 @@ class GraphedStep:
 
     Attributes:
         failed: it could not be recorded.
+        replayed: the last step was a recorded one.
 
     Args:
         step: tensors on the GPU -> one tensor there, which the next call overwrites. It may draw
@@ -51,7 +52,7 @@ class GraphedStep:
         generator: torch.Generator,
         recorder: "Recorder | None" = None,
     ) -> None:
-        self.failed = False
+        self.failed = self.replayed = False
         self._step = step
         self._groups = optimizer.param_groups
         self._rates = [torch.tensor(group["lr"], device=generator.device) for group in self._groups]
@@ -65,13 +66,15 @@ class GraphedStep:
         # Ordinary steps read the rate from the GPU too, so that it is the same number to the bit.
         with self._rates_from_the_gpu():
             shapes = tuple(each.shape for each in inputs)
-            if shapes in self._recorded:
+            self.replayed = shapes in self._recorded
+            if self.replayed:
                 return self._recorded[shapes](*inputs)
             made = self._ordinary[shapes] = self._ordinary.get(shapes, 0) + 1
             if self.failed or made <= ORDINARY_STEPS:
                 return self._recorder.ordinary(self._step, inputs)
             reason = self._record(shapes, inputs)
-            if reason is None:
+            self.replayed = reason is None
+            if self.replayed:
                 return self._recorded[shapes](*inputs)
             # Only here has the recording that failed given back its memory.
             self.failed = True
@@ -139,10 +142,14 @@ class Recorder:
         """
         held = tuple(each.clone() for each in inputs)
         graph = torch.cuda.CUDAGraph()
-        state = self._generator.get_state()
+        # The device's default generator is part of every recording, whoever draws from it.
+        generators = self._generator, torch.cuda.default_generators[self._device.index]
+        states = [each.get_state() for each in generators]
         current = torch.cuda.current_stream(self._device)
-        # A recording that fails may leave PyTorch on its stream, and the generator in the middle of
-        # it: the outer context puts back the one, the new state the other.
+        # A recording that fails may leave PyTorch on its stream, and the generators in the middle
+        # of it: the outer context puts back the one, new states the others. What PyTorch 2.11 does
+        # not get out of is that nothing more can be recorded in the process
+        # (github.com/pytorch/pytorch/issues/180395).
         with torch.cuda.device(self._device), torch.cuda.stream(current):
             try:
                 # Replays draw what ordinary steps would have drawn, and move the generator on.
@@ -155,9 +162,10 @@ class Recorder:
                 with torch.cuda.graph(graph, stream=self._stream):
                     result = step(*held)
             except Exception:
-                fresh = torch.Generator(self._device)
-                fresh.set_state(state)
-                self._generator.graphsafe_set_state(fresh.graphsafe_get_state())
+                for generator, state in zip(generators, states, strict=True):
+                    fresh = torch.Generator(self._device)
+                    fresh.set_state(state)
+                    generator.graphsafe_set_state(fresh.graphsafe_get_state())
                 raise
 
         def replay(*given: Tensor) -> Tensor:
@@ -167,3 +175,42 @@ class Recorder:
             return result
 
         return replay
+
+
+class SideStreams:
+    """Lets parts of a recorded step run at the same time.
+
+    A large GPU is not filled by one small block of a network. While a graph is recorded, each part
+    but the last goes to the next of some side streams; the replayed graph computes what is on
+    different streams at the same time, forward and (autograd computes a gradient on the stream of
+    its operation) backward. The kernels are the same, and so are the numbers.
+
+    Args:
+        device: the GPU.
+        number: of side streams.
+    """
+
+    def __init__(self, device: torch.device, number: int) -> None:
+        self._streams = [torch.cuda.Stream(device) for _ in range(number)]
+
+    def __call__(self, parts: Sequence[Callable[[Tensor], Tensor]], x: Tensor) -> list[Tensor]:
+        """Return what each part makes of x, in ordinary steps one after the other."""
+        if not _is_recording(x):
+            return [part(x) for part in parts]
+        main = torch.cuda.current_stream(x.device)
+        results = []
+        for number, part in enumerate(parts[:-1]):
+            stream = self._streams[number % len(self._streams)]
+            stream.wait_stream(main)
+            x.record_stream(stream)
+            with torch.cuda.stream(stream):
+                results.append(part(x))
+            results[-1].record_stream(main)
+        results.append(parts[-1](x))
+        for stream in self._streams[: len(parts) - 1]:
+            main.wait_stream(stream)
+        return results
+
+
+def _is_recording(x: Tensor) -> bool:
+    return x.is_cuda and torch.cuda.is_current_stream_capturing()

@@ -1,11 +1,17 @@
 """Which devices a run uses: the ids a user asked for, held against what this machine has."""
 
 import os
-from collections.abc import Sequence
+import re
+import resource
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 
-from utils.config import ConfigError
+from utils.config import Config, ConfigError
+from utils.precision import resolve_precision
 
 
 def resolve_devices(asked: Sequence[int]) -> tuple[list[torch.device], str | None]:
@@ -75,28 +81,68 @@ def make_deterministic() -> None:
     os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
     torch.backends.cudnn.benchmark = False
     torch.use_deterministic_algorithms(True)
+    # It also fills all fresh memory with NaN, to show who reads what was never written: a kernel
+    # for each tensor of a step.
+    torch.utils.deterministic.fill_uninitialized_memory = False
 
 
 def make_fast() -> None:
-    """Let cuDNN try its algorithms on each new shape of input and keep the fastest."""
+    """Let cuDNN try its algorithms on a new shape of input and keep the fastest.
+
+    That takes 0.05 to 0.2 s a convolution, so it is for shapes that come again and again:
+    `without_search` is for the others.
+    """
     torch.backends.cudnn.benchmark = True
 
 
+def set_up_cudnn(deterministic: bool) -> None:
+    """Do what --deterministic asks for; whoever trains or tests calls it first."""
+    if deterministic:
+        make_deterministic()
+    else:
+        make_fast()
+
+
+@contextmanager
+def without_search() -> Iterator[None]:
+    """While inside, let cuDNN take the algorithm it thinks good for a shape, without trials."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
+
+
+def peak_memory(device: torch.device) -> int:
+    """Return the bytes that this process has held at most, so far.
+
+    On a GPU of its memory, as PyTorch reserved it; on a CPU resident.
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_reserved(device)
+    try:
+        # Not getrusage: its maximum counts what the parent held when it started this process.
+        status = Path("/proc/self/status").read_text()
+        return int(re.search(r"^VmHWM:\s*(\d+) kB$", status, re.MULTILINE)[1]) * 1024
+    except (OSError, TypeError):  # not Linux
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
+
+
 def machine_facts(
-    devices: Sequence[torch.device],
-    num_workers: int,
-    precision: str,
-    processes: int = 1,
-    cuda_graph: bool = False,
+    config: Config, devices: Sequence[torch.device], processes: int = 1
 ) -> dict[str, str | int]:
     """Return what may change the last bits of a result although no setting changed, by name."""
     gpus = [torch.cuda.get_device_name(d) for d in devices if d.type == "cuda"]
+    graph = bool(gpus) and config.cuda_graph
     return {
         "devices": ", ".join(gpus) if gpus else "CPU",
-        "cuda_graph": "on" if gpus and cuda_graph else "off",
-        "precision": precision,
+        "cuda_graph": "on" if graph else "off",
+        "block_streams": config.block_streams if graph else 0,
+        "precision": resolve_precision(config.precision, devices[0]),
         "threads": torch.get_num_threads(),
-        "num_workers": num_workers,
+        "num_workers": config.num_workers,
         "processes": processes,
         "torch": str(torch.__version__),
     }

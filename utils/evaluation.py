@@ -19,7 +19,7 @@ from utils.checkpoint import CheckpointError, load_task_checkpoint, save_state_d
 from utils.config import Config
 from utils.data import data_settings, describe, load_dataset
 from utils.data_manager import DataManager
-from utils.devices import make_deterministic, resolve_devices
+from utils.devices import resolve_devices, set_up_cudnn
 from utils.experiment import make_loaders
 from utils.inc_net import state_mismatch
 from utils.logbook import LOGGER, setup_console, task_line
@@ -44,8 +44,7 @@ def evaluate_run(config: Config, run_dir: str | Path, task: int | None, export: 
         DataError: the data set is missing or damaged.
     """
     setup_console()
-    if config.deterministic:
-        make_deterministic()
+    set_up_cudnn(config.deterministic)
     folder = Path(run_dir)
     notes = read_notes(folder / "config.json")
     if notes is not None:

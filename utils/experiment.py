@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from models import METHODS
 from models.base import Learner, Predictions, TrainingError
+from utils import pictures
 from utils.augment import EvalTransform, TrainTransform
 from utils.budget import Cost, run_table
 from utils.checkpoint import (
@@ -39,19 +39,17 @@ from utils.data_manager import DataManager, make_class_order, split_classes
 from utils.devices import (
     device_of_rank,
     machine_facts,
-    make_deterministic,
-    make_fast,
+    peak_memory,
     resolve_devices,
+    set_up_cudnn,
 )
 from utils.distributed import Group
 from utils.exemplars import ExemplarMemory
 from utils.file_loader import FileLoader, FileReader
 from utils.files import remove_leftovers
-from utils.inc_net import AdaptiveNet
 from utils.loader import ResidentLoader
 from utils.logbook import (
     Logbook,
-    duration,
     final_table,
     provenance,
     require_tensorboard,
@@ -60,8 +58,8 @@ from utils.logbook import (
     task_line,
 )
 from utils.metrics import Metrics
-from utils.precision import autocast_dtype, precision_warning, resolve_precision
-from utils.published import find as find_published
+from utils.precision import precision_warning, resolve_precision
+from utils.progress import Display, Forecast, work_of
 from utils.resume import (
     Call,
     changed_machine,
@@ -74,6 +72,7 @@ from utils.resume import (
     tasks_done,
     tasks_to_do,
 )
+from utils.runs import title_of
 from utils.seeds import WEIGHTS, stream_seed
 
 log = logging.getLogger("memo")
@@ -116,10 +115,7 @@ def run(
     setup_console(logging.INFO if group.main else logging.ERROR)
     if config.tensorboard:
         group.on_main(require_tensorboard)
-    if config.deterministic:
-        make_deterministic()
-    else:
-        make_fast()
+    set_up_cudnn(config.deterministic)
     call = group.from_main(find_call, config, resume)
     finished = group.from_main(_all_finished, call, config)
     if finished:
@@ -134,14 +130,12 @@ def run(
     data = group.on_main(_load_data, config, noted)  # first alone: it may download
     if not group.main:
         data = _load_data(config, noted)
-    if group.main and devices[0].type == "cpu" and config.device != [-1]:
-        expected = duration(estimate_seconds(config, len(data.train_labels)))
+    if devices[0].type == "cpu" and config.device != [-1]:
         warning = warning or "no GPU on this machine: using the CPU"
-        warning += f"; the schedule will take about {expected} there"
     for sentence in data.listing.found if data.listing else ():
         log.info("%s: %s", config.dataset, sentence)
     notes = list(warnings)
-    in_vain = precision_warning(resolve_precision(config.precision), devices[0])
+    in_vain = precision_warning(resolve_precision(config.precision, devices[0]), devices[0])
     unlimited = memory_warning(config, data.train_labels)
     for sentence in filter(None, (warning, in_vain, unlimited)):
         log.warning("%s", sentence)
@@ -268,24 +262,16 @@ def _run_in_folder(
     tasks = DataManager(
         data.train_labels, data.test_labels, order, config.init_cls, config.increment
     )
-    kept = f"{config.memory_per_class} a class" if config.fixed_memory else config.memory_size
-    setting = (
-        f"{config.model_name}, {config.dataset} in {tasks.num_tasks} tasks of "
-        f"{_sizes(tasks.task_sizes)} classes, {kept} exemplars, {config.convnet_type}, "
-        f"class order {_order_name(config, seed)}"
-    )
-    published = find_published(config)
     with contextlib.ExitStack() as stack:
         written = {**config.to_dict(), "seed": [seed]}
         about = {"_call": call.name, "_seeds": call.seeds, **provenance(devices, group.world)}
+        about["_precision"] = resolve_precision(config.precision, devices[0])
         if describe(data):
             about["_data"] = describe(data)
 
         def open_logbook() -> Logbook:
             logbook = Logbook(
                 folder,
-                setting,
-                published=published.curve if published else None,
                 tensorboard=config.tensorboard,
                 class_names=data.listing.classes if data.listing else (),
             )
@@ -303,13 +289,7 @@ def _run_in_folder(
         logbook = group.on_main(open_logbook)  # None on the other ranks, which write nothing
         stack.enter_context(_saying_how_to_go_on(folder, call, group))
         machines = list(checkpoint["machines"]) if checkpoint else []
-        machine = machine_facts(
-            devices,
-            config.num_workers,
-            resolve_precision(config.precision),
-            group.world,
-            config.cuda_graph,
-        )
+        machine = machine_facts(config, devices, group.world)
         if machine not in machines:
             machines.append(machine)
         torch.manual_seed(stream_seed(config.torch_seed, WEIGHTS))
@@ -319,9 +299,12 @@ def _run_in_folder(
         learner = METHODS[config.model_name](config, tasks, train_data, test_data, devices, group)
         learner.after_epoch = lambda: logbook.write_epochs(learner.epochs)
         learner.files = data.listing.identity if data.listing else None
+        if group.main:
+            forecast = Forecast(work_of(config, tasks, tasks_to_do(config)))
+            learner.display = Display(tasks.num_tasks, forecast, shown=True)
         progress = Progress(Metrics(tasks.task_sizes), [], [])
         if checkpoint is None:
-            log.info("%s", setting)
+            log.info("%s", title_of(written, tasks.task_sizes))
             where = ", ".join(str(device) for device in devices)
             if group.world > 1:
                 where = f"{group.world} processes, the first on {where}"
@@ -361,10 +344,14 @@ def _run_in_folder(
             group.on_main(write_checkpoint)
 
         def end_task() -> tuple[Progress, list[torch.Tensor]]:
+            task, doing = len(progress.seconds), learner.display.doing
             with control.interruptible():
-                learner.end_task()
-                predictions = learner.evaluate()
+                with doing("choosing exemplars", task):
+                    learner.end_task()
+                with doing("testing", task):
+                    predictions = learner.evaluate()
             progress.add(predictions, len(learner.memory), time.perf_counter() - began)
+            progress.peak_memory = max(progress.peak_memory, peak_memory(devices[0]))
             _write_task(folder, config, tasks, learner, logbook, progress, predictions)
             return progress, learner.memory.state_dict()
 
@@ -385,6 +372,8 @@ def _run_in_folder(
                 control.checkpoint()
             else:
                 save()  # finished: a request to stop that came now has nothing left to stop
+                with learner.display.doing("drawing pictures"):
+                    group.on_main(pictures.draw_run, folder)
     return progress.metrics
 
 
@@ -427,6 +416,7 @@ class Progress:
     seconds: list[float]  # that each finished task took
     trained: bool = False  # the training of the task in progress is over
     spent: float = 0.0  # seconds on the task in progress, when it was saved
+    peak_memory: int = 0  # bytes
 
     def add(self, predictions: Predictions, exemplars: int, seconds: float) -> None:
         """Note what a finished task gave."""
@@ -468,6 +458,7 @@ def _write_task(
         epochs=learner.epochs,
         weight_norms=learner.weight_norms,
         blocks=learner.blocks.rows if learner.blocks else (),
+        peak_memory=progress.peak_memory,
     )
     log.info("%s", task_line(metrics.tasks[-1], tasks.num_tasks, exemplars[-1], seconds[-1]))
     save_task_checkpoint(
@@ -518,11 +509,17 @@ def _take_up(folder: Path, config: Config) -> dict[str, Any] | None:
 
 
 def _finished(folder: Path) -> Metrics:
-    """Say that there is nothing left to do in a run; return what it achieved."""
+    """Say that there is nothing left to do in a run; return what it achieved.
+
+    Pictures that are missing, because it was killed while it drew them, are drawn.
+    """
     checkpoint, _ = load_run(folder)
     progress = Progress.from_dict(checkpoint["progress"])
     metrics = progress.metrics
     log.info("%s is finished: nothing to do", folder)
+    if pictures.are_outdated(folder):
+        log.info("but for its pictures, which are drawn now")
+        pictures.draw_run(folder)
     log.info("%s", final_table(metrics, progress.exemplars, progress.seconds))
     return metrics
 
@@ -532,47 +529,6 @@ def _kept(folder: Path) -> str:
     if (folder / NEWEST).exists():
         return f"(the checkpoint from before is kept in {folder})"
     return f"(there was no checkpoint yet; the log is in {folder})"
-
-
-def estimate_seconds(config: Config, train_images: int) -> float:
-    """Estimate the time that the training of all class orders takes on this CPU, in seconds.
-
-    Times a training step of the first task's network and one of the second's: each further task
-    adds one more frozen block, which costs what the second one's did. Reading images from files is
-    not counted: workers do it meanwhile.
-    """
-    per_class = train_images / config.classes
-    task_sizes = split_classes(config.classes, config.init_cls, config.increment)
-    network = AdaptiveNet(config.convnet_type)
-    network.train_dtype = autocast_dtype(resolve_precision(config.precision))
-    # No larger than a usual batch: the memory of the real one is not this estimate's to ask for.
-    side = config.image_side
-    images = torch.zeros(min(config.batch_size, 128 if side <= 64 else 8), 3, side, side)
-    step_times = []
-    for new_classes in task_sizes[:2]:
-        network.grow(new_classes)
-        first = len(step_times) == 0
-        network.freeze(
-            generalized=not (first or config.train_base),
-            old_specialized=not (first or config.train_adaptive),
-        )
-        network.fold_frozen()
-        times = []
-        for _ in range(3):
-            begin = time.perf_counter()
-            logits = network(images)["logits"]
-            F.cross_entropy(logits, torch.zeros(len(images), dtype=torch.int64)).backward()
-            times.append(time.perf_counter() - begin)
-        step_times.append(min(times))
-    per_block = step_times[1] - step_times[0] if len(step_times) > 1 else 0.0
-    seconds = 0.0
-    for task in range(1 if config.skip else 0, tasks_to_do(config)):
-        epochs = config.init_epoch if task == 0 else config.epochs
-        known = sum(task_sizes[:task])
-        stored = known * config.memory_per_class if config.fixed_memory else config.memory_size
-        shown = task_sizes[task] * per_class + min(stored, known * per_class)
-        seconds += epochs * shown / len(images) * (step_times[0] + task * max(per_block, 0.0))
-    return len(config.seed) * seconds
 
 
 def memory_warning(config: Config, train_labels: np.ndarray) -> str | None:
@@ -634,17 +590,3 @@ def _report_seeds(seeds: list[int], results: list[Metrics]) -> None:
             statistics.mean(values),
             statistics.stdev(values),
         )
-
-
-def _order_name(config: Config, seed: int) -> str:
-    if config.class_order:
-        return "given"
-    return str(seed) if config.shuffle else "as numbered"
-
-
-def _sizes(task_sizes: list[int]) -> str:
-    """Return "10" for equal tasks, else "50 + 10 + 10" (shortened when long)."""
-    if len(set(task_sizes)) == 1:
-        return str(task_sizes[0])
-    shown = [str(size) for size in task_sizes]
-    return " + ".join(shown if len(shown) <= 6 else [*shown[:3], "...", shown[-1]])

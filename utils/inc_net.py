@@ -23,7 +23,7 @@ the backbones in convs/ keep its parameter names.
 """
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -49,6 +49,8 @@ class AdaptiveNet(nn.Module):
     Attributes:
         train_dtype: what the blocks compute in, by autocast, in train mode; None is the type of
             their weights. The classifiers always compute in the type of their weights.
+        side_by_side: (blocks, maps) -> what each block makes of the maps, where frozen blocks are
+            to be computed at the same time; None computes one after the other.
 
     Args:
         convnet_type: a backbone of `convs.names()`, with or without `memo_` before it.
@@ -67,6 +69,7 @@ class AdaptiveNet(nn.Module):
         self.classifier: nn.Linear | None = None
         self.aux_classifier: nn.Linear | None = None
         self.train_dtype: torch.dtype | None = None
+        self.side_by_side: Callable[[Sequence[nn.Module], Tensor], Sequence[Tensor]] | None = None
         # Folded copies of frozen parts, by the part. In a dict they are no submodules: they are in
         # no state dict and do not move when the net does.
         self._folded: dict[nn.Module, nn.Module] = {}
@@ -145,7 +148,10 @@ class AdaptiveNet(nn.Module):
             trunk = folded.get(self.generalized, self.generalized)
             maps = trunk(x.contiguous(memory_format=torch.channels_last))
             blocks = [folded.get(block, block) for block in self.specialized]
-            features = torch.cat([block(maps) for block in blocks], dim=1)
+            if self.side_by_side and all(block in folded for block in self.specialized[:-1]):
+                features = torch.cat(self.side_by_side(blocks, maps), dim=1)
+            else:
+                features = torch.cat([block(maps) for block in blocks], dim=1)
         features = features.to(self.classifier.weight.dtype)
         out = {"logits": self.classifier(features), "features": features}
         if self.training:

@@ -13,31 +13,33 @@ A run has a folder of its own (``run_folder``) and one ``Logbook`` that writes i
     weight_norms.csv      the lengths of the classifier's rows before and after each alignment
     blocks.csv            with --record_blocks: what each block went through (``utils.blocks``)
     tensorboard/          with --tensorboard: the numbers of training.csv and curves.csv once more
-    curves.png, accuracy_matrix.png, confusion.png, training.png, weight_norms.png
-                          pictures of all that, and, when the run is finished, as PDF too
+
+Pictures of all that are drawn from these files by ``utils.pictures`` when the run is finished.
 
 Accuracies and forgetting are percent, 0 to 100; tasks count from 1; classes are positions in the
 class order, and per_class.csv says which class of the data set each one is. What does not exist
 (old classes in the first task, images of a later task) is an empty cell in a CSV, null in a JSON.
 
-Everything but main.log is written anew after every task (training.csv after every epoch), each
-file to a temporary neighbour that then takes its name: whenever a run dies, its folder holds whole
-files, this task's or the last's.
+Everything but main.log is written anew after every task (training.csv every few seconds, and
+whenever the run is saved), each file to a temporary neighbour that then takes its name: whenever a
+run dies, its folder holds whole files, this task's or the last's.
 A write that fails, on a full disk for instance, raises an OSError that names the file.
 """
 
+import contextlib
 import csv
 import importlib.metadata
 import io
 import json
 import logging
+import math
 import os
 import platform
 import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -46,21 +48,13 @@ from tqdm import tqdm
 
 from utils.files import named, write_file
 from utils.metrics import Metrics, TaskMetrics
-from utils.plots import (
-    draw_accuracy_matrix,
-    draw_confusion,
-    draw_curves,
-    draw_training,
-    draw_weight_norms,
-    figure_bytes,
-)
 
 if TYPE_CHECKING:
     import torch
-    from matplotlib.figure import Figure
 
 LOGGER = logging.getLogger("memo")
 REPOSITORY = Path(__file__).resolve().parent.parent
+EPOCHS_EVERY = 5.0  # seconds between two writings of training.csv
 EPOCH_COLUMNS = (  # of training.csv
     "task",
     "epoch",
@@ -131,8 +125,6 @@ class Logbook:
 
     Args:
         folder: the run's folder; it must exist.
-        title: what stands above the curves in curves.png, e.g. the setting.
-        published: the published accuracy after each task in percent, shown in curves.png.
         tensorboard: write for TensorBoard too.
         class_names: of the original classes, where they have names that a user knows.
     """
@@ -140,26 +132,26 @@ class Logbook:
     def __init__(
         self,
         folder: Path,
-        title: str = "",
         *,
-        published: Sequence[float] | None = None,
         tensorboard: bool = False,
         class_names: Sequence[str] = (),
     ) -> None:
         self.folder = Path(folder)
         self.class_names = class_names
-        self.title = title
-        self.published = published
         self._log_file = _LogFile(self.folder / "main.log", encoding="utf-8")
         self._log_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         LOGGER.setLevel(logging.DEBUG)  # the file has a line per epoch, the console has not
         LOGGER.addHandler(self._log_file)
         self._tensorboard = _TensorBoard(self.folder / "tensorboard") if tensorboard else None
+        self._epochs: Sequence[dict[str, Any]] | None = None  # that training.csv does not have yet
+        self._epochs_written = -math.inf  # when, of time.monotonic()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:
+        with contextlib.suppress(OSError):  # why the run ends, a full disk perhaps, has been said
+            self._write_epochs()
         self.close()
 
     def note(self, said: str, level: int = logging.WARNING) -> None:
@@ -174,11 +166,12 @@ class Logbook:
             self._tensorboard.close()
 
     def sync(self) -> int:
-        """Make sure that main.log is on the disk; return its length in bytes.
+        """Make sure that main.log and training.csv are on the disk; return main.log's bytes.
 
         Raises:
-            OSError: it cannot be written; the error names it.
+            OSError: one cannot be written; the error names it.
         """
+        self._write_epochs()
         self._log_file.flush()
         descriptor = self._log_file.stream.fileno()
         try:
@@ -192,10 +185,21 @@ class Logbook:
         self._write_json("config.json", config)
 
     def write_epochs(self, epochs: Sequence[dict[str, Any]]) -> None:
-        """Write training.csv, all epochs so far, each a dict with EPOCH_COLUMNS.
+        """Keep training.csv up to date: all epochs so far, each a dict with EPOCH_COLUMNS.
 
         Tasks and epochs count from 1, accuracies are percent, losses are means over the epoch.
+        Epochs of a second would spend a tenth of it on the file, so it is written when the last
+        time is EPOCHS_EVERY ago; what then is missing, with the next save or task.
         """
+        self._epochs = epochs
+        if time.monotonic() - self._epochs_written >= EPOCHS_EVERY:
+            self._write_epochs()
+
+    def _write_epochs(self) -> None:
+        epochs, self._epochs = self._epochs, None
+        if epochs is None:
+            return
+        self._epochs_written = time.monotonic()
         rows = ([_significant(row[column]) for column in EPOCH_COLUMNS] for row in epochs)
         self._write_csv("training.csv", list(EPOCH_COLUMNS), rows)
         if self._tensorboard:
@@ -213,6 +217,7 @@ class Logbook:
         epochs: Sequence[dict[str, Any]] = (),
         weight_norms: Sequence[dict[str, list[float]]] = (),
         blocks: Sequence[dict[str, Any]] = (),
+        peak_memory: int | None = None,
     ) -> None:
         """Write all results of the tasks so far; the files of the task before are replaced.
 
@@ -228,6 +233,7 @@ class Logbook:
             weight_norms: L2 norms of the classifier's rows "before" and "after" the alignment of
                 each task.
             blocks: the rows of `utils.blocks`, where they are recorded.
+            peak_memory: bytes that the run has held at most.
 
         Raises:
             OSError: a file cannot be written; the error names it, and its former content is kept.
@@ -274,6 +280,7 @@ class Logbook:
                 "task_sizes": list(metrics.task_sizes),
                 "exemplars": exemplars[-1],
                 "seconds": sum(seconds),
+                "peak_memory_bytes": peak_memory,
                 "curves": curves,
             },
         )
@@ -286,7 +293,8 @@ class Logbook:
             class_order=np.asarray(class_order),
         )
         write_file(self.folder / "predictions.npz", arrays.getvalue())
-        self.write_epochs(epochs)
+        self._epochs = epochs
+        self._write_epochs()
         self._write_csv(
             "weight_norms.csv",
             ["task", "class", "before", "after"],
@@ -306,41 +314,6 @@ class Logbook:
                 dict(zip(curves, row, strict=True)) for row in zip(*curves.values(), strict=True)
             ]
             self._tensorboard.write("after_task", rows, list(curves)[2:])
-        self._draw(metrics, predictions, epochs, weight_norms, finished)
-
-    def _draw(
-        self,
-        metrics: Metrics,
-        predictions: Any,
-        epochs: Sequence[dict[str, Any]],
-        weight_norms: Sequence[dict[str, list[float]]],
-        finished: bool,
-    ) -> None:
-        """Draw the pictures; those of a finished run as PDF too, which takes longer than PNG.
-
-        One after the other, each emptied before the next: all that they hold together, until the
-        garbage collector comes by, would be on top of the next task's training.
-        """
-        sizes = metrics.task_sizes[: len(metrics.tasks)]
-        predicted, targets = np.asarray(predictions.cnn)[:, 0], np.asarray(predictions.targets)
-        title = self.title
-        pictures: dict[str, Callable[[], Figure]] = {
-            "curves": lambda: draw_curves(metrics, title=title, published=self.published),
-            "accuracy_matrix": lambda: draw_accuracy_matrix(metrics.accuracy_matrix(), title=title),
-            "confusion": lambda: draw_confusion(predicted, targets, sizes, title=title),
-        }
-        if epochs:  # none where the only task was not trained but read
-            pictures["training"] = lambda: draw_training(epochs, title=title)
-        if weight_norms:
-            norms = weight_norms[-1]
-            pictures["weight_norms"] = lambda: draw_weight_norms(
-                norms["before"], norms["after"], sizes, title=title
-            )
-        for name, draw in pictures.items():
-            figure = draw()
-            for file_format in ("png", "pdf") if finished else ("png",):
-                write_file(self.folder / f"{name}.{file_format}", figure_bytes(figure, file_format))
-            figure.clear()
 
     def _write_csv(self, name: str, header: list[str], rows: Iterable[Iterable]) -> None:
         """Write a table; None and NaN are empty cells."""

@@ -1,7 +1,7 @@
 """Pictures of a run, drawn for print: what they look like, not where they are kept.
 
 Every ``draw_*`` function takes results and returns a matplotlib ``Figure``; ``figure_bytes`` turns
-a figure into the content of a PNG or PDF file, which the caller (``utils.logbook``) then writes.
+a figure into the content of a PNG or PDF file, which the caller (``utils.pictures``) then writes.
 
 House style, the same in every picture:
 
@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import io
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import accumulate, groupby, pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -28,8 +28,6 @@ import numpy as np
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-    from utils.metrics import Metrics
 
 COLUMN_WIDTH = 3.5  # inches
 TEXT_SIZE = 7.5  # points
@@ -46,38 +44,33 @@ _HOLLOW = {
 
 
 def draw_curves(
-    metrics: Metrics, *, title: str = "", published: Sequence[float] | None = None
+    summary: Mapping[str, Any], *, title: str = "", published: Sequence[float] | None = None
 ) -> Figure:
     """Draw top-1 accuracy against the number of classes seen, for the classifier and for NME.
 
     Average and last accuracy (percent) stand in the legend. A run of one task is one point a curve.
 
     Args:
-        metrics: the results.
+        summary: the results of one or more tasks, as in summary.json.
         title: what stands above the legend.
         published: the published top-1 of the classifier in percent, one value for every task of
             the whole run; drawn as a thin line.
-
-    Raises:
-        ValueError: when no task has been evaluated yet.
     """
-    if not metrics.tasks:
-        raise ValueError("there is no task to draw: draw_curves needs at least one evaluated task")
-    classes_seen = [task.classes_seen for task in metrics.tasks]
+    classes_seen = summary["curves"]["classes_seen"]
     figure, axes = _column_figure(height=2.7)
     curves = [
         (
             "CNN (classifier)",
-            [task.cnn_top1 for task in metrics.tasks],
-            metrics.average_accuracy,
-            metrics.last_accuracy,
+            summary["curves"]["cnn_top1"],
+            summary["average_accuracy"],
+            summary["last_accuracy"],
             {"color": BLUE, "marker": "o", "markersize": 3, "linestyle": "-", "zorder": 3},
         ),
         (
             "NME (nearest mean)",
-            [task.nme_top1 for task in metrics.tasks],
-            metrics.average_nme_accuracy,
-            metrics.last_nme_accuracy,
+            summary["curves"]["nme_top1"],
+            summary["average_nme_accuracy"],
+            summary["last_nme_accuracy"],
             {**_HOLLOW, "linestyle": "--", "zorder": 2},
         ),
     ]
@@ -93,7 +86,7 @@ def draw_curves(
     values = [value for _, top1, *_ in curves for value in top1]
     if published is not None:
         # The whole line, also while the run has not come so far: it says where the run is heading.
-        classes_seen = list(accumulate(metrics.task_sizes))
+        classes_seen = list(accumulate(summary["task_sizes"]))
         axes.plot(
             classes_seen,
             published,

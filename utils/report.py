@@ -12,7 +12,8 @@ reached its --stop_after_task is finished, and stands in a row with its like onl
 The table is printed as Markdown and written as report.md, report.csv and report.tex to the folder
 named, or the one above several (`--out` names another). With --auc the files are auc.md, auc.csv,
 auc_areas.csv, auc.tex, auc.png and auc.pdf; every budget of the curve must have a finished run.
-With --published nothing is written; see utils/reproduction.py.
+Pictures of a run that are missing or older than its results, as they are while it is not finished,
+are drawn into its folder. With --published nothing is written; see utils/reproduction.py.
 
 Exit codes: 0 done; 2 there is nothing to report, a budget is missing, or a path does not exist.
 """
@@ -26,7 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from utils import published, reproduction
+from utils import pictures, published, reproduction
 from utils.budget import MB, Cost, Point, curve_points
 from utils.catalog import find_backbone
 from utils.config import SETTINGS, Config
@@ -592,6 +593,20 @@ def published_table(runs: list[Run]) -> str:
     return reproduction.table(groups, curves)
 
 
+# --- The pictures of runs -------------------------------------------------------------------------
+
+
+def _draw_outdated(runs: Iterable[Run]) -> None:
+    """Draw the pictures of runs whose results they do not show, in the runs' folders."""
+    for run in runs:
+        try:
+            if pictures.are_outdated(run.folder):
+                pictures.draw_run(run.folder)
+                sys.stderr.write(f"utils.report: drew the pictures of {run.folder}\n")
+        except (OSError, ValueError, KeyError) as error:  # a run is writing there, or nobody may
+            sys.stderr.write(f"utils.report: no pictures of {run.folder}: {error}\n")
+
+
 # --- The command ----------------------------------------------------------------------------------
 
 
@@ -630,6 +645,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not runs:
             places = ", ".join(map(str, asked.paths))
             raise ReportError(f"no run is in {places}; a run's folder holds a config.json")
+        _draw_outdated(runs)
         make = area_report if asked.auc else results_report
         files = make(runs, asked.compare)
     except (FileNotFoundError, ReportError, ValueError) as error:

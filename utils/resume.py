@@ -225,8 +225,8 @@ def changed_machine(machines: list[dict[str, Any]]) -> str | None:
             once: first the one that began it.
     """
     changes = {}
-    # What older checkpoints lack.
-    machines = [{"processes": 1, "cuda_graph": "off", **machine} for machine in machines]
+    lacking = {"processes": 1, "cuda_graph": "off", "block_streams": 0}  # in older checkpoints
+    machines = [{**lacking, **machine} for machine in machines]
     for machine in machines[1:]:
         for name in {**machines[0], **machine}:
             if machine.get(name) != machines[0].get(name):

@@ -7,7 +7,7 @@ number of GPUs does, because each replica of BatchNorm sees its share of a batch
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,9 +87,34 @@ def setting_key(config: Mapping[str, Any], tasks_total: int, without: Iterable[s
     left_out = {*SEEDS, *NO_RESULT, *without}
     kept = {key: config[key] for key in config if key not in left_out and key[0] != "_"}
     kept["stop_after_task"] = config["stop_after_task"] or tasks_total
+    if (
+        config["precision"] == "auto"
+    ):  # which depends on the device; it was fp32 before it was noted
+        kept["precision"] = config.get("_precision", "fp32")
     # Two data sets of a user have one name, `folder`; what tells them apart are their files.
     kept["files"] = config.get("_data", {}).get("files")
     return json.dumps(kept, sort_keys=True)
+
+
+def title_of(config: Mapping[str, Any], task_sizes: Sequence[int]) -> str:
+    """Return the setting of a run in a line: "memo, cifar100 in 10 tasks of 10 classes, ..."."""
+    kept = config["memory_size"]
+    if config["fixed_memory"]:
+        kept = f"{config['memory_per_class']} a class"
+    order = str(config["seed"][0]) if config["shuffle"] else "as numbered"
+    return (
+        f"{config['model_name']}, {config['dataset']} in {len(task_sizes)} tasks of "
+        f"{_sizes(task_sizes)} classes, {kept} exemplars, {config['convnet_type']}, "
+        f"class order {'given' if config['class_order'] else order}"
+    )
+
+
+def _sizes(task_sizes: Sequence[int]) -> str:
+    """Return "10" for equal tasks, else "50 + 10 + 10" (shortened when long)."""
+    if len(set(task_sizes)) == 1:
+        return str(task_sizes[0])
+    shown = [str(size) for size in task_sizes]
+    return " + ".join(shown if len(shown) <= 6 else [*shown[:3], "...", shown[-1]])
 
 
 def find_runs(paths: Iterable[Path]) -> list[Run]:
@@ -116,6 +141,9 @@ def read_run(folder: Path) -> Run:
         return Run(folder, {}, {}, wrong)
     # A setting that came into the program after the run had its default.
     config = {key: each.default for key, each in SETTINGS.items()} | config
+    # What "auto" was on the run's device, unless that was fp32: not noted in older runs, all fp32.
+    if config["precision"] == "auto" and config.get("_precision", "fp32") != "fp32":
+        config["precision"] = config["_precision"]
     if not (folder / "summary.json").exists():
         return Run(folder, config, {}, "no task finished")
     summary, wrong = _read(folder / "summary.json")

@@ -15,7 +15,8 @@ which costs the same as real ones; nothing is downloaded.
 What is compared is paired: everything runs in one process and takes turns within each repetition,
 in an order that is turned round every time. A ratio is the median of the ratios within the
 repetitions, so that a machine whose speed drifts spoils the seconds more than the ratios. Spread is
-the interquartile range. Peak memory is measured in a process for each.
+the interquartile range. Peak memory is measured in a process for each. What it does on a GPU has
+never been measured; README says what else has not.
 """
 
 import argparse
@@ -49,7 +50,7 @@ from utils.catalog import BACKBONES, DATASETS
 from utils.config import Config
 from utils.cuda_graph import ORDINARY_STEPS
 from utils.data_manager import DataManager
-from utils.devices import make_fast
+from utils.devices import make_fast, peak_memory
 from utils.inc_net import AdaptiveNet
 from utils.loader import ResidentLoader
 from utils.logbook import provenance
@@ -130,12 +131,13 @@ class Ours:
         task: counted from 0.
         net: backbone.
         device: where to compute.
-        settings: of the configuration, such as the precision.
+        settings: of the configuration, such as the precision; block_streams is 0 unless given.
     """
 
     def __init__(self, data: Data, task: int, net: str, device: torch.device, **settings):
         # A low learning rate: random labels are no reason to diverge.
-        config = Config(convnet_type=net, init_lr=0.01, lrate=0.01, **settings)
+        chosen = {"init_lr": 0.01, "lrate": 0.01, "block_streams": 0, **settings}
+        config = Config(convnet_type=net, **chosen)
         tasks = DataManager(data.train_labels, data.test_labels, range(CLASSES), PER_TASK, PER_TASK)
         transforms = TrainTransform(data.mean, data.std), EvalTransform(data.mean, data.std)
         train = ResidentLoader(data.train, tasks.train_labels, *transforms, device)
@@ -289,6 +291,10 @@ def variants(on_gpu: bool, precisions: Sequence[str] | None) -> dict[str, dict[s
         if on_gpu:
             found[precision] = {"precision": precision, "cuda_graph": False}
             found[f"{precision}, CUDA graph"] = {"precision": precision, "cuda_graph": True}
+            found[f"{precision}, CUDA graph, side streams"] = {
+                **found[f"{precision}, CUDA graph"],
+                "block_streams": Config.block_streams,
+            }
     return found
 
 
@@ -484,7 +490,7 @@ def convolutions_alone(each: Ours, rows: np.ndarray) -> dict[str, float]:
 def peak_bytes(args: argparse.Namespace, device: torch.device, name: str) -> int:
     """Train some steps, build the memory and evaluate; return the most memory held meanwhile.
 
-    On a GPU what PyTorch allocated there, on a CPU this process's resident memory (not that of its
+    On a GPU what PyTorch reserved there, on a CPU this process's resident memory (not that of its
     worker processes).
     """
     data, task = Data(args.images), max(args.tasks)
@@ -499,11 +505,7 @@ def peak_bytes(args: argparse.Namespace, device: torch.device, name: str) -> int
     each.steps(rows[: args.steps * 128])
     each.build_memory()
     each.evaluate()
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    # Not getrusage: its maximum counts what the parent held when it started this process.
-    status = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM"))
+    return peak_memory(device)
 
 
 def _peak_elsewhere(args: argparse.Namespace, name: str) -> int | None:
