@@ -52,9 +52,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.print_config:
         sys.stdout.write(config.to_json() if first else "")
         return 0
-    from utils.distributed import together  # not above: torch takes seconds to import
-
     try:
+        from utils.distributed import together  # not above: torch takes seconds to import
+
         return together(lambda group: _start(config, options, started, warnings, group))
     except KeyboardInterrupt:
         training = options.evaluate is None

@@ -362,7 +362,7 @@ BAD_JSON_VALUES = [  # key, wrong value, what the message says would be right
     ("sync_batchnorm", 1, "true or false"),
     ("deterministic", "yes", "true or false"),
     ("checkpoint_every", 0.5, "a whole number of at least 0"),
-    ("block_streams", 65, "at most 64"),
+    ("block_streams", 32, "at most 31"),
     ("max_minutes", -1, "a number from 0 to 525600 (a year)"),
 ]
 

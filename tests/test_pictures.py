@@ -97,6 +97,7 @@ def test_what_is_drawn_is_what_the_files_say(flags, drawn):
     epochs = args["training"][0][0]
     assert [(row["task"], row["epoch"]) for row in epochs] == [(1, 1), (1, 2), (2, 1), (3, 1)]
     assert epochs[0]["loss_aux"] is None
+    assert isinstance(epochs[0]["task"], int)  # it is written above the curves
     assert epochs[-1]["test_acc"] > 0
     before, after, sizes = args["weight_norms"][0]
     assert len(before) == len(after) == 6
@@ -120,10 +121,11 @@ def test_a_published_curve_stands_beside_a_run_of_its_setting(tmp_path, drawn):
     pictures.draw_run(tmp_path)
     assert [name for name, *_ in drawn] == ["accuracy_matrix", "confusion", "curves"]
     assert drawn[-1][2]["published"][-1] == 61.98
+    assert drawn[-1][2]["title"].endswith("class order 1993, after task 2")
     assert files(tmp_path, "png", "pdf") == ["accuracy_matrix.png", "confusion.png", "curves.png"]
     # Files of two moments, as while a run is writing them.
     np.savez(tmp_path / "predictions.npz", predictions=targets[:, None] + 5, targets=targets + 5)
-    with pytest.raises(ValueError, match="are not of one task"):
+    with pytest.raises(pictures.PicturesError, match="are not of one task"):
         pictures.draw_run(tmp_path)
 
 
@@ -151,21 +153,18 @@ def test_the_report_draws_runs_that_are_not_finished(flags, drawn, capsys):
     (folder,) = folders(logs)
     summary = json.loads((folder / "summary.json").read_text())
     (folder / "summary.json").write_text(json.dumps({**summary, "finished": False}))
-    for path in [*folder.glob("*.png"), *folder.glob("*.pdf")]:
+    for path in folder.glob("*.png"):  # PDFs are there: of a run that was to end here at first
         path.unlink()
     drawn.clear()
-    copy = logs / "published" / folder.name  # of what can be read only
+    copy = logs / "published" / folder.name  # of all but networks and checkpoints
     copy.mkdir(parents=True)
-    for name in ("config.json", "summary.json", "curves.csv"):
-        (copy / name).write_bytes((folder / name).read_bytes())
+    for path in folder.iterdir():
+        if path.suffix not in (".pt", ".pdf"):
+            (copy / path.name).write_bytes(path.read_bytes())
     assert report.main([str(logs)]) == 2  # nothing is finished
     assert files(folder, "png", "pdf") == sorted(f"{name}.png" for name in NAMES)
     assert not files(copy, "png", "pdf")
     assert re.findall(r"drew the pictures of (.*)", capsys.readouterr().err) == [str(folder)]
-    (folder / "curves.png").unlink()
-    (folder / "predictions.npz").write_bytes(b"damaged")
-    assert report.main([str(logs)]) == 2
-    assert f"no pictures of {folder}" in capsys.readouterr().err
 
 
 def test_the_pictures_of_a_real_run(tmp_path):
@@ -177,3 +176,42 @@ def test_the_pictures_of_a_real_run(tmp_path):
     for name in NAMES:
         assert (folder / f"{name}.png").read_bytes().startswith(b"\x89PNG")
         assert (folder / f"{name}.pdf").read_bytes().startswith(b"%PDF")
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:100])
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("predictions.npz", cut),
+        ("predictions.npz", lambda path: path.write_bytes(b"")),
+        ("training.csv", lambda path: path.unlink()),
+        ("weight_norms.csv", lambda path: path.write_text("task,class\n3,0\n")),
+        ("accuracy_matrix.csv", lambda path: path.write_bytes(b"\xff\xfe")),
+    ],
+)
+def test_what_cannot_be_drawn_is_said_and_the_rest_goes_on(name, damage, flags, drawn, capsys):
+    assert main(flags) == 0
+    (folder,) = folders(folder_of(flags))
+    (folder / "curves.pdf").unlink()
+    damage(folder / name)
+    said = f"the pictures of {folder} cannot be drawn"
+    assert main(["--resume", str(folder)]) == 0
+    err = capsys.readouterr().err
+    assert f"WARNING: {said}" in err
+    assert "average accuracy" in err  # its table, all the same
+    assert report.main([str(folder)]) == 0
+    assert said in capsys.readouterr().err
+
+
+def test_a_full_disk_while_drawing_does_not_undo_a_run(flags, drawn, monkeypatch, capsys):
+    def full(path, content):
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(pictures, "write_file", full)
+    assert main(flags) == 0
+    assert "cannot be drawn: [Errno 28] No space left on device" in capsys.readouterr().err
+    (folder,) = folders(folder_of(flags))
+    assert json.loads((folder / "summary.json").read_text())["finished"]

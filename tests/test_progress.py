@@ -214,7 +214,7 @@ class TestDisplay:
         lines = shown(terminal, display, clock)
         assert lines[0].startswith("task 2/3:   0%|")
         # Within the first epoch the steps do not tell yet; the loss is there.
-        assert re.fullmatch(r"task 2/3:  25%\|\S+ *\| 2/8 \[ *\S+step/s, loss 0.1\]", lines[2])
+        assert re.fullmatch(r"task 2/3:  25%\|\S+ *\| 2/8, loss 0.1", lines[2])
         # After it: an epoch, herding and testing, then all of task 3: 4 + 2 + 16 + 3.
         assert any(line.startswith("task 2/3, testing:  50%") for line in lines)
         assert any(
@@ -243,13 +243,20 @@ class TestDisplay:
 
     # In the first of two epochs of 16 steps, and at the end of the second of 4.
     @pytest.mark.parametrize(("steps", "left"), [(16, "1 min 48 s"), (4, "21 s")])
-    def test_the_log_is_told_once(self, steps, left, terminal, clock, caplog):
+    def test_the_log_is_told_once_a_task(self, steps, left, terminal, clock, caplog):
         caplog.set_level(logging.INFO, "memo")
         display = Display(3, Forecast(self.WORK), shown=True)
-        for _ in range(2):
+        for times in (1, 2):
             shown(terminal, display, clock, steps)
+            assert len(caplog.messages) == times
+        assert caplog.messages[0] == f"about {left} left of this run"
+
+    def test_further_class_orders_count(self, terminal, clock, caplog):
+        caplog.set_level(logging.INFO, "memo")
+        shown(terminal, Display(3, Forecast(self.WORK, [7, 8]), shown=True), clock)
+        # 21 s of this one; 1 + 8 + 2 + 16 + 3 units of 1 s for each of the others.
         (message,) = caplog.messages
-        assert message == f"about {left} left of this run"
+        assert message == "about 1 min 21 s left of this run and those of class orders 7, 8"
 
     def test_where_reading_the_loss_would_wait_only_epochs_tell(self, terminal, clock, caplog):
         caplog.set_level(logging.INFO, "memo")
@@ -263,6 +270,24 @@ class TestDisplay:
         # The first epochs have the recording in them, so three are waited for; 0.1 s a unit.
         (message,) = caplog.messages
         assert message == "about 0 s left of this run"
+
+
+def test_the_line_fits_80_columns(monkeypatch, clock):
+    found, bar = Terminal(), progress.tqdm
+
+    def narrow(*args, dynamic_ncols, **kwargs):
+        return bar(*args, file=found, ncols=80, mininterval=0, **kwargs)
+
+    monkeypatch.setattr(progress, "tqdm", narrow)
+    display = Display(10, Forecast([Work(200, 1.0)] * 10), shown=True)
+    with display.training(9, 200, 400, 79_000):
+        for _ in range(10):
+            clock.now += 36_000 / 400
+            display.after_step(lambda: "loss 2.022, train 21.9 %")
+    line = found.lines()[-1]
+    assert len(line) <= 80
+    assert line.startswith("task 10/10, 24 h 45 min left:  99%|#")
+    assert line.endswith("| 79010/80000, loss 2.022, train 21.9 %")
 
 
 def test_a_learner_says_loss_and_accuracy_within_the_epoch(monkeypatch):

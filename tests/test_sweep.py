@@ -34,6 +34,13 @@ def test_only_finished_runs_of_the_same_settings_are_left_out(run, missing, tmp_
     assert missing_seeds(Config(seed=[1993, 1]), find_runs([tmp_path])) == missing
 
 
+def test_a_run_is_finished_whatever_its_device_made_of_auto(tmp_path):
+    folder = fake_run(tmp_path / "run", TEN)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "_precision": "tf32"}))
+    assert missing_seeds(Config(), find_runs([tmp_path])) == []
+
+
 @pytest.fixture
 def files(tmp_path):
     """Two configuration files whose runs end at once, were they run."""

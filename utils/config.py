@@ -281,7 +281,7 @@ class Config:
     cuda_graph: bool = setting(True, SWITCH,
         "on one GPU, record a training step once as a CUDA graph and replay it (faster)",
         decides=MACHINE)
-    block_streams: int = setting(4, whole(0, 64),
+    block_streams: int = setting(4, whole(0, 31),
         "streams of a recorded step on which frozen blocks are computed at the same time; 0 "
         "computes one after the other, as a step that is not recorded always does",
         decides=MACHINE)

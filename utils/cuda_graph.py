@@ -162,6 +162,8 @@ class Recorder:
                 with torch.cuda.graph(graph, stream=self._stream):
                     result = step(*held)
             except Exception:
+                # Its search empties the allocator's cache, which has the same cause to fail.
+                torch.backends.cudnn.benchmark = False
                 for generator, state in zip(generators, states, strict=True):
                     fresh = torch.Generator(self._device)
                     fresh.set_state(state)

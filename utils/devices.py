@@ -135,7 +135,8 @@ def machine_facts(
 ) -> dict[str, str | int]:
     """Return what may change the last bits of a result although no setting changed, by name."""
     gpus = [torch.cuda.get_device_name(d) for d in devices if d.type == "cuda"]
-    graph = bool(gpus) and config.cuda_graph
+    recorded = config.cuda_graph and not config.record_blocks
+    graph = recorded and len(gpus) == processes == 1
     return {
         "devices": ", ".join(gpus) if gpus else "CPU",
         "cuda_graph": "on" if graph else "off",

@@ -240,9 +240,11 @@ def run_class_order(
         checkpoint = group.from_main(_take_up, folder, config) if resumed else None
         if checkpoint and tasks_done(checkpoint) >= tasks_to_do(config):
             return group.from_main(_finished, folder)
-        return _run_in_folder(
+        metrics = _run_in_folder(
             folder, config, data, devices, seed, control, call, notes, checkpoint, group
         )
+        group.on_main(_draw, folder)
+        return metrics
 
 
 def _run_in_folder(
@@ -300,7 +302,8 @@ def _run_in_folder(
         learner.after_epoch = lambda: logbook.write_epochs(learner.epochs)
         learner.files = data.listing.identity if data.listing else None
         if group.main:
-            forecast = Forecast(work_of(config, tasks, tasks_to_do(config)))
+            work = work_of(config, tasks, tasks_to_do(config))
+            forecast = Forecast(work, config.seed[config.seed.index(seed) + 1 :])
             learner.display = Display(tasks.num_tasks, forecast, shown=True)
         progress = Progress(Metrics(tasks.task_sizes), [], [])
         if checkpoint is None:
@@ -325,6 +328,7 @@ def _run_in_folder(
 
         def write_checkpoint() -> None:
             progress.spent = time.perf_counter() - began
+            progress.peak_memory = max(progress.peak_memory, peak_memory(devices[0]))
             save_run(
                 folder,
                 {
@@ -372,8 +376,6 @@ def _run_in_folder(
                 control.checkpoint()
             else:
                 save()  # finished: a request to stop that came now has nothing left to stop
-                with learner.display.doing("drawing pictures"):
-                    group.on_main(pictures.draw_run, folder)
     return progress.metrics
 
 
@@ -519,9 +521,18 @@ def _finished(folder: Path) -> Metrics:
     log.info("%s is finished: nothing to do", folder)
     if pictures.are_outdated(folder):
         log.info("but for its pictures, which are drawn now")
-        pictures.draw_run(folder)
+        _draw(folder)
     log.info("%s", final_table(metrics, progress.exemplars, progress.seconds))
     return metrics
+
+
+def _draw(folder: Path) -> None:
+    """Draw the pictures of a finished run; where they cannot be drawn, say so."""
+    try:
+        with Display(shown=True).doing("drawing pictures"):
+            pictures.draw_run(folder)
+    except pictures.PicturesError as error:
+        log.warning("%s", error)
 
 
 def _kept(folder: Path) -> str:

@@ -15,6 +15,7 @@ import csv
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -34,13 +35,17 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+class PicturesError(Exception):
+    """A run's pictures cannot be drawn; the message is one sentence for the user."""
+
+
 def are_outdated(folder: Path) -> bool:
     """Return whether a run has results that its pictures do not show.
 
-    A folder without predictions.npz is a copy of some of a run's files and left as it is.
+    A folder without checkpoint.pt is a copy of some of a run's files and left as it is.
     """
     run = read_run(folder)
-    if not run.summary or not (folder / "predictions.npz").exists():
+    if not run.summary or not (folder / "checkpoint.pt").exists():
         return False
     # Of all pictures, this one is written last.
     last = folder / f"curves.{_formats(run)[-1]}"
@@ -54,15 +59,23 @@ def draw_run(folder: Path) -> None:
     the garbage collector comes by.
 
     Raises:
-        OSError: a file cannot be read or written; the error names it.
-        ValueError: the files do not belong together, as while a run is writing them.
+        PicturesError: a file cannot be read or written, or they do not belong together, as while a
+            run is writing them.
     """
     run = read_run(folder)
-    for name, draw in _pictures(folder, run).items():
-        figure = draw()
-        for file_format in _formats(run):
-            write_file(folder / f"{name}.{file_format}", figure_bytes(figure, file_format))
-        figure.clear()
+    try:
+        for name, draw in _pictures(folder, run).items():
+            figure = draw()
+            (folder / f"{name}.pdf").unlink(missing_ok=True)  # of fewer tasks, perhaps
+            for file_format in _formats(run):
+                write_file(folder / f"{name}.{file_format}", figure_bytes(figure, file_format))
+            figure.clear()
+    except _UNUSABLE as error:
+        raise PicturesError(f"the pictures of {folder} cannot be drawn: {error}") from error
+
+
+# A damaged file, or none; that it is cut off is an error of its own kind for each reader.
+_UNUSABLE = (OSError, ValueError, LookupError, EOFError, BadZipFile, csv.Error)
 
 
 def _formats(run: Run) -> tuple[str, ...]:
@@ -72,14 +85,16 @@ def _formats(run: Run) -> tuple[str, ...]:
 def _pictures(folder: Path, run: Run) -> dict[str, Callable[[], "Figure"]]:
     """Return what draws each picture of a run, by name; curves come last."""
     if not run.summary:
-        raise ValueError(f"{folder} has no results to draw: {run.unfinished}")
+        raise ValueError(run.unfinished)
     sizes = run.task_sizes
     with np.load(folder / "predictions.npz", allow_pickle=False) as arrays:
         predicted, targets = arrays["predictions"][:, 0], arrays["targets"]
     matrix = [[_number(cell) for cell in row[1:]] for row in _read(folder / "accuracy_matrix.csv")]
     if targets.max() >= sum(sizes) or len(matrix) != len(sizes):
-        raise ValueError(f"{folder}: predictions.npz and accuracy_matrix.csv are not of one task")
+        raise ValueError("predictions.npz and accuracy_matrix.csv are not of one task")
     title = title_of(run.config, run.summary["task_sizes"])
+    if run.unfinished:
+        title += f", after task {run.tasks}"
     theirs = published.find(run.config)
     pictures: dict[str, Callable[[], Figure]] = {
         "accuracy_matrix": lambda: draw_accuracy_matrix(np.array(matrix, float), title=title),

@@ -35,7 +35,7 @@ log = logging.getLogger("memo")
 WARM_STEPS = 8  # on a CPU: after so many steps their median says how fast it is
 WARM_EPOCHS = 3  # on a GPU: the first has the algorithms tried and the recording in it
 SHOWN_EVERY = 0.2  # seconds between two readings of loss and accuracy within an epoch
-_BAR = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{rate_fmt}{postfix}]"
+_BAR = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}{postfix}"
 
 
 class StepClock:
@@ -189,10 +189,12 @@ class Forecast:
 
     Args:
         work: of its tasks; without, nothing is forecast.
+        seeds_after: of runs of the same work that are to follow, whose time counts too.
     """
 
-    def __init__(self, work: Sequence[Work] = ()) -> None:
+    def __init__(self, work: Sequence[Work] = (), seeds_after: Sequence[int] = ()) -> None:
         self._work = work
+        self.seeds_after = seeds_after
         self._speeds: deque[float] = deque(maxlen=5)  # seconds a multiply-add
         self.epochs = 0  # that were measured
 
@@ -219,14 +221,15 @@ class Forecast:
             speeds = [seconds_an_epoch / self._work[task].training]
         if not speeds:
             return None
-        later = sum(each.from_epoch(0) for each in self._work[task + 1 :])
-        return statistics.median(speeds) * (self._work[task].from_epoch(epoch) + later)
+        later = [*self._work[task + 1 :], *len(self.seeds_after) * list(self._work)]
+        macs = self._work[task].from_epoch(epoch) + sum(each.from_epoch(0) for each in later)
+        return statistics.median(speeds) * macs
 
 
 class Display:
     """The line on the terminal; there is none where stderr is no terminal.
 
-        task 3/10, 2 h 05 min left:  45%|###   | 3570/7990 [12.30step/s, loss 0.512, train 83.2 %]
+        task 3/10, 2 h 05 min left:  45%|###   | 3570/7990, loss 0.512, train 83.2 %
 
     Args:
         num_tasks: of the run.
@@ -245,7 +248,7 @@ class Display:
         self._steps, self._done = 1, 0  # of an epoch; of the task, so far
         self._step_seconds: deque[float] = deque(maxlen=100)  # where steps can be timed
         self._last_step = self._last_words = 0.0
-        self._told_log = False  # how long the run will take
+        self._told_log = False  # in this task, how long the run will take
 
     @contextmanager
     def training(self, task: int, epochs: int, steps: int, done: int) -> Iterator[None]:
@@ -257,7 +260,7 @@ class Display:
             steps: of an epoch.
             done: steps made before, by a run that was stopped.
         """
-        self._task, self._steps = task, steps
+        self._task, self._steps, self._told_log = task, steps, False
         self._step_seconds.clear()
         self._last_step = time.perf_counter()
         self._done = done
@@ -265,7 +268,6 @@ class Display:
             desc=self._described(),
             initial=done,
             total=epochs * steps,
-            unit="step",
             leave=False,
             dynamic_ncols=True,
             disable=self._disable,
@@ -338,8 +340,10 @@ class Display:
         return self._forecast.seconds_left(self._task, epochs, guess)
 
     def _tell_log(self) -> None:
-        """Say once in the log how long the run will take: not everyone has a terminal."""
+        """Say once a task in the log how long the run will take: not everyone has a terminal."""
         left = self._seconds_left()
         if not self._told_log and left is not None:
             self._told_log = True
-            log.info("about %s left of this run", duration(left))
+            seeds = ", ".join(map(str, self._forecast.seeds_after))
+            more = f" and those of class orders {seeds}" if seeds else ""
+            log.info("about %s left of this run%s", duration(left), more)

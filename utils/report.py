@@ -13,7 +13,8 @@ The table is printed as Markdown and written as report.md, report.csv and report
 named, or the one above several (`--out` names another). With --auc the files are auc.md, auc.csv,
 auc_areas.csv, auc.tex, auc.png and auc.pdf; every budget of the curve must have a finished run.
 Pictures of a run that are missing or older than its results, as they are while it is not finished,
-are drawn into its folder. With --published nothing is written; see utils/reproduction.py.
+are drawn into its folder; copies of runs, without a checkpoint.pt, are left as they are. With
+--published nothing is written; see utils/reproduction.py.
 
 Exit codes: 0 done; 2 there is nothing to report, a budget is missing, or a path does not exist.
 """
@@ -35,7 +36,7 @@ from utils.files import write_file
 from utils.logbook import duration
 from utils.metrics import area_under_curve
 from utils.plots import draw_area, figure_bytes
-from utils.runs import NO_RESULT, SEEDS, Run, find_runs, setting_key
+from utils.runs import NO_RESULT, SEEDS, Run, as_computed, find_runs, setting_key
 from utils.tables import csv_text, latex_text, markdown_text
 
 # What a row measures: key in summary.json, and its name in the tables. "CNN" and "NME" are told
@@ -599,12 +600,14 @@ def published_table(runs: list[Run]) -> str:
 def _draw_outdated(runs: Iterable[Run]) -> None:
     """Draw the pictures of runs whose results they do not show, in the runs' folders."""
     for run in runs:
+        if not pictures.are_outdated(run.folder):
+            continue
+        said = f"drew the pictures of {run.folder}"
         try:
-            if pictures.are_outdated(run.folder):
-                pictures.draw_run(run.folder)
-                sys.stderr.write(f"utils.report: drew the pictures of {run.folder}\n")
-        except (OSError, ValueError, KeyError) as error:  # a run is writing there, or nobody may
-            sys.stderr.write(f"utils.report: no pictures of {run.folder}: {error}\n")
+            pictures.draw_run(run.folder)
+        except pictures.PicturesError as error:
+            said = str(error)
+        sys.stderr.write(f"utils.report: {said}\n")
 
 
 # --- The command ----------------------------------------------------------------------------------
@@ -638,7 +641,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code."""
     asked = _parser().parse_args(argv)
     try:
-        runs = find_runs(asked.paths)
+        runs = [as_computed(run) for run in find_runs(asked.paths)]
         if asked.published:
             sys.stdout.write(published_table(runs))
             return 0

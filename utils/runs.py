@@ -8,7 +8,7 @@ number of GPUs does, because each replica of BatchNorm sees its share of a batch
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -87,10 +87,6 @@ def setting_key(config: Mapping[str, Any], tasks_total: int, without: Iterable[s
     left_out = {*SEEDS, *NO_RESULT, *without}
     kept = {key: config[key] for key in config if key not in left_out and key[0] != "_"}
     kept["stop_after_task"] = config["stop_after_task"] or tasks_total
-    if (
-        config["precision"] == "auto"
-    ):  # which depends on the device; it was fp32 before it was noted
-        kept["precision"] = config.get("_precision", "fp32")
     # Two data sets of a user have one name, `folder`; what tells them apart are their files.
     kept["files"] = config.get("_data", {}).get("files")
     return json.dumps(kept, sort_keys=True)
@@ -141,9 +137,6 @@ def read_run(folder: Path) -> Run:
         return Run(folder, {}, {}, wrong)
     # A setting that came into the program after the run had its default.
     config = {key: each.default for key, each in SETTINGS.items()} | config
-    # What "auto" was on the run's device, unless that was fp32: not noted in older runs, all fp32.
-    if config["precision"] == "auto" and config.get("_precision", "fp32") != "fp32":
-        config["precision"] = config["_precision"]
     if not (folder / "summary.json").exists():
         return Run(folder, config, {}, "no task finished")
     summary, wrong = _read(folder / "summary.json")
@@ -153,6 +146,17 @@ def read_run(folder: Path) -> Run:
     if not wrong and not summary["finished"]:
         wrong = f"{summary['tasks_finished']} of {summary['tasks_total']} tasks finished"
     return Run(folder, config, summary, wrong)
+
+
+def as_computed(run: Run) -> Run:
+    """Return a run with what precision "auto" was on its device, to be averaged with its like.
+
+    Where that was fp32 it stays "auto": older runs do not note it, and were all fp32.
+    """
+    noted = run.config.get("_precision", "fp32")
+    if run.config.get("precision") != "auto" or noted == "fp32":
+        return run
+    return replace(run, config={**run.config, "precision": noted})
 
 
 def _read(path: Path) -> tuple[dict[str, Any], str]:
