@@ -14,9 +14,11 @@ import os
 import re
 import signal
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -105,6 +107,16 @@ class Program:
             assert time.monotonic() < until, f"{any_of} was not said in {timeout} s"
             assert self.process.is_alive(), self.said()
             time.sleep(0.005)
+
+
+def run_forked(*flags: object) -> SimpleNamespace:
+    """Do what `conftest.run_program` does in a forked process: seconds sooner, without pictures.
+
+    Its `stderr` has what was written to stdout, too.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        program = Program(*flags, output=Path(folder, "said"))
+        return SimpleNamespace(returncode=program.wait(), stderr=program.said())
 
 
 def _run(

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import REPOSITORY, run_program
+from processes import run_forked
 
 from utils.logbook import EPOCH_COLUMNS
 
@@ -193,7 +194,7 @@ def test_config_json_repeats_the_run(finished, tmp_path):
     assert config["device"] == [-1]
     for key in ("_torch", "_torchvision", "_numpy", "_python", "_git_commit", "_devices"):
         assert key in config
-    result = run_program("--config", path, "--log_dir", tmp_path)
+    result = run_forked("--config", path, "--log_dir", tmp_path)
     assert result.returncode == 0, result.stderr
     (again,) = tmp_path.glob("benchmark/synthetic/memo/*")
 
@@ -211,7 +212,7 @@ def test_config_json_repeats_the_run(finished, tmp_path):
 def test_skip_starts_from_a_trained_first_task(finished, tmp_path):
     _, folders = finished
     checkpoint = folders[1] / "task_1.pt"
-    result = run_program(
+    result = run_forked(
         "--config", folders[1] / "config.json", "--skip", "--init_checkpoint", checkpoint,
         "--log_dir", tmp_path,
     )  # fmt: skip
@@ -232,7 +233,7 @@ def test_skip_starts_from_a_trained_first_task(finished, tmp_path):
 
 def test_skip_with_a_checkpoint_of_another_class_order_is_refused(finished, tmp_path):
     _, folders = finished
-    result = run_program(
+    result = run_forked(
         "--config", folders[1] / "config.json", "--log_dir", tmp_path,
         "--skip", "--init_checkpoint", folders[0] / "task_1.pt",
     )  # fmt: skip
@@ -244,7 +245,7 @@ def test_skip_with_a_checkpoint_of_another_class_order_is_refused(finished, tmp_
 def test_devices_that_do_not_exist_warn_and_the_run_goes_on(small_data, tmp_path):
     if torch.cuda.is_available():
         pytest.skip("this machine has GPUs")
-    result = run_program(
+    result = run_forked(
         *small_data, *TINY, "-d", 0, 1, 2, 3, "--log_dir", tmp_path, "--stop_after_task", 1,
         "--debug",
     )  # fmt: skip
@@ -258,7 +259,7 @@ def test_devices_that_do_not_exist_warn_and_the_run_goes_on(small_data, tmp_path
 
 
 def test_evaluation_inside_a_task_and_fixed_memory(small_data, tmp_path):
-    result = run_program(
+    result = run_forked(
         *small_data, *TINY, "--eval_every", 1, "--stop_after_task", 1, "--log_dir", tmp_path,
         "--fixed_memory", "--memory_per_class", 3, "-init", 5, "-incre", 3, "--train_adaptive",
     )  # fmt: skip
@@ -302,7 +303,7 @@ def test_missing_data_that_cannot_be_downloaded_is_a_sentence(tmp_path, monkeypa
     for name in ("http_proxy", "https_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
         monkeypatch.setenv(name.upper(), "http://127.0.0.1:9")
-    result = run_program("-d", -1, "--data_dir", tmp_path / "data", "--log_dir", tmp_path / "logs")
+    result = run_forked("-d", -1, "--data_dir", tmp_path / "data", "--log_dir", tmp_path / "logs")
     assert result.returncode == 2
     assert "Traceback" not in result.stderr
     for word in (
@@ -317,14 +318,14 @@ def test_missing_data_that_cannot_be_downloaded_is_a_sentence(tmp_path, monkeypa
 
 def test_a_folder_that_cannot_be_written_is_a_sentence(small_data, tmp_path):
     (tmp_path / "logs").write_text("a file where the folder should be")
-    result = run_program(*small_data, *TINY, "--log_dir", tmp_path / "logs")
+    result = run_forked(*small_data, *TINY, "--log_dir", tmp_path / "logs")
     assert result.returncode == 1
     assert "Traceback" not in result.stderr
     assert str(tmp_path / "logs") in result.stderr
 
 
 def test_a_diverging_run_stops_with_a_sentence(small_data, tmp_path):
-    result = run_program(*small_data, *TINY, "--init_lr", 1e30, "--log_dir", tmp_path)
+    result = run_forked(*small_data, *TINY, "--init_lr", 1e30, "--log_dir", tmp_path)
     assert result.returncode == 1
     assert "Traceback" not in result.stderr
     assert "task 1" in result.stderr
@@ -332,7 +333,7 @@ def test_a_diverging_run_stops_with_a_sentence(small_data, tmp_path):
 
 
 def test_what_the_program_warns_of_is_in_the_log(small_data, tmp_path):
-    result = run_program(
+    result = run_forked(
         *small_data, *TINY, "--milestones", 5, "--log_dir", tmp_path, "--stop_after_task", 1
     )
     assert result.returncode == 0, result.stderr
@@ -345,7 +346,7 @@ def test_what_the_program_warns_of_is_in_the_log(small_data, tmp_path):
 
 def test_a_first_task_that_is_not_there_is_named_before_anything_is_read(tmp_path):
     flags = ["--skip", "--init_checkpoint", tmp_path / "x.pt", "--log_dir", tmp_path / "logs"]
-    result = run_program("--data_dir", tmp_path / "data", *flags)
+    result = run_forked("--data_dir", tmp_path / "data", *flags)
     assert result.returncode == 2
     assert f"there is no file {tmp_path / 'x.pt'}" in result.stderr
     assert list(tmp_path.iterdir()) == []
