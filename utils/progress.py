@@ -290,7 +290,7 @@ class Display:
             now = time.perf_counter()
             self._step_seconds.append(now - self._last_step)
             self._last_step = now
-            if len(self._step_seconds) >= WARM_STEPS:
+            if not self._told_log and len(self._step_seconds) >= WARM_STEPS:
                 self._tell_log()
             if not self._bar.disable and now - self._last_words >= SHOWN_EVERY:
                 self._last_words = now
@@ -301,7 +301,7 @@ class Display:
     def after_epoch(self, seconds: float, words: str) -> None:
         """Show loss and accuracy of an epoch, which took so long, and correct the forecast."""
         self._forecast.after_epoch(self._task, seconds)
-        if self._forecast.epochs >= WARM_EPOCHS:
+        if not self._told_log and self._forecast.epochs >= WARM_EPOCHS:
             self._tell_log()
         self._bar.set_postfix_str(words, refresh=False)
         self._bar.set_description_str(self._described())
@@ -342,7 +342,7 @@ class Display:
     def _tell_log(self) -> None:
         """Say once a task in the log how long the run will take: not everyone has a terminal."""
         left = self._seconds_left()
-        if not self._told_log and left is not None:
+        if left is not None:
             self._told_log = True
             seeds = ", ".join(map(str, self._forecast.seeds_after))
             more = f" and those of class orders {seeds}" if seeds else ""
