@@ -237,10 +237,9 @@ class Learner(ABC):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Features (N, feature_dim) and logits (N, seen) of N >= 1 images in evaluation mode.
 
-        In full float32, by the algorithms that cuDNN takes for good without trying them: batches
-        here have many sizes. Every BatchNorm uses its running statistics and images are not
-        augmented.
-        The network that trains is left as it is: this is computed with a folded copy of it.
+        In full float32, without cuDNN's search for the fastest algorithm: batches here have many
+        sizes. Every BatchNorm uses its running statistics and images are not augmented. The network
+        that trains is left as it is: this is computed with a folded copy of it.
         """
         network = self.parallel(self.network.for_inference())
         features = logits = None

@@ -162,7 +162,7 @@ class Recorder:
                 with torch.cuda.graph(graph, stream=self._stream):
                     result = step(*held)
             except Exception:
-                # Its search empties the allocator's cache, which has the same cause to fail.
+                # cuDNN's search empties the allocator's cache, which would fail from now on, too.
                 torch.backends.cudnn.benchmark = False
                 for generator, state in zip(generators, states, strict=True):
                     fresh = torch.Generator(self._device)

@@ -7,8 +7,8 @@
 
 A further task is slower than the one before: its network has one frozen block more, and there are
 more exemplars. Multiply-adds tell by how much before it has begun. Where a step is not limited by
-its arithmetic, as on a large GPU, the forecast is wrong by what they miss, and less from epoch to
-epoch.
+its arithmetic, as on a large GPU, they expect too long a time for later tasks; the fewer of these
+are left, the better the forecast.
 """
 
 import logging
@@ -18,8 +18,10 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -62,21 +64,20 @@ class StepClock:
 
     def end_epoch(self) -> None:
         """Read the times of the steps since `begin_epoch`; waits until a GPU has made them."""
-        if self._device.type == "cuda":
+        on_gpu = self._device.type == "cuda"
+        if on_gpu:
             self._moments[-1][1].synchronize()
-        for (_, before), (kind, after) in zip(self._moments, self._moments[1:], strict=False):
-            on_gpu = self._device.type == "cuda"
+        for (_, before), (kind, after) in pairwise(self._moments):
             took = before.elapsed_time(after) if on_gpu else 1000 * (after - before)
             self._milliseconds.setdefault(kind, []).append(took)
         self._moments = []
 
     def sentence(self) -> str:
         """Return the median times: "2.31 ms a step recorded (9.80 ordinary)", "" without a step."""
-        said = {
-            kind: f"{median:.{2 if median < 100 else 0}f}"
-            for kind, times in self._milliseconds.items()
-            for median in [statistics.median(times)]
-        }
+        said = {}
+        for kind, times in self._milliseconds.items():
+            median = statistics.median(times)
+            said[kind] = f"{median:.2f}" if median < 100 else f"{median:.0f}"
         if "recorded" in said:
             ordinary = f" ({said['ordinary']} ordinary)" if "ordinary" in said else ""
             return f"{said['recorded']} ms a step recorded{ordinary}"
@@ -114,12 +115,13 @@ def work_of(config: Config, tasks: DataManager, num_tasks: int) -> list[Work]:
         train_base=config.train_base,
         train_adaptive=config.train_adaptive,
     )
+    images = np.bincount(tasks.train_labels, minlength=tasks.num_classes)  # of each class
     found = []
     for task, (training, forward) in enumerate(costs):
         known, seen = tasks.known_classes(task), tasks.seen_classes(task)
-        new = len(tasks.train_indices(known, seen))
+        new = int(images[known:seen].sum())
         kept = memory.quota(known) if known else 0
-        old = sum(min(kept, len(tasks.train_indices(c, c + 1))) for c in range(known))
+        old = int(np.minimum(images[:known], kept).sum())
         tests = len(tasks.test_indices(0, seen))
         epochs = config.init_epoch if task == 0 else config.epochs
         found.append(
@@ -196,13 +198,16 @@ class Forecast:
         self._work = work
         self.seeds_after = seeds_after
         self._speeds: deque[float] = deque(maxlen=5)  # seconds a multiply-add
-        self.epochs = 0  # that were measured
+
+    @property
+    def is_warm(self) -> bool:
+        """Whether enough epochs were measured to believe their median on a GPU."""
+        return len(self._speeds) >= WARM_EPOCHS
 
     def after_epoch(self, task: int, seconds: float) -> None:
         """Note what an epoch of a task (from 0) took."""
         if self._work:
             self._speeds.append(seconds / self._work[task].training)
-        self.epochs += 1
 
     def seconds_left(
         self, task: int, epoch: float, seconds_an_epoch: float | None = None
@@ -212,7 +217,7 @@ class Forecast:
         Args:
             task: in progress, from 0.
             epoch: epochs of it that are over; with a fraction for the one in progress.
-            seconds_an_epoch: by what goes before, while no epoch was measured.
+            seconds_an_epoch: what its steps make expect, used while no epoch was measured.
         """
         if not self._work:
             return None
@@ -301,7 +306,7 @@ class Display:
     def after_epoch(self, seconds: float, words: str) -> None:
         """Show loss and accuracy of an epoch, which took so long, and correct the forecast."""
         self._forecast.after_epoch(self._task, seconds)
-        if not self._told_log and self._forecast.epochs >= WARM_EPOCHS:
+        if not self._told_log and self._forecast.is_warm:
             self._tell_log()
         self._bar.set_postfix_str(words, refresh=False)
         self._bar.set_description_str(self._described())
