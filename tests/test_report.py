@@ -128,7 +128,9 @@ def test_auto_is_told_apart_by_what_it_was(tmp_path):
     groups, _ = group_runs(runs)
     assert [[run.folder.name for run in group.runs] for group in groups] == [["0", "1"], ["2", "3"]]
     assert main([str(tmp_path)]) == 0
-    assert (tmp_path / "report.md").read_text().count("precision=tf32") > 1
+    with open(tmp_path / "report.csv", newline="") as file:
+        rows = [(row["n"], "precision=tf32" in row["setting"]) for row in csv.DictReader(file)]
+    assert rows == [("2", True), ("2", False)]
 
 
 def test_rows_of_the_same_setting_are_told_apart(tmp_path):
