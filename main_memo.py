@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING
 
 from utils.config import Config, ConfigError, Options, help_text, load_config
 from utils.launch import after_rank_0, place
+from utils.settings import printable
 
 if TYPE_CHECKING:
     from utils.distributed import Group
@@ -48,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.write(help_text() if first else "")
         return 0
     for warning in warnings if first else ():
-        sys.stderr.write(f"WARNING: {warning}\n")
+        sys.stderr.write(f"WARNING: {printable(warning)}\n")
     if options.print_config:
         sys.stdout.write(config.to_json() if first else "")
         return 0
@@ -111,9 +112,7 @@ def _start(
 
 def _leave(reason: object, code: int) -> int:
     after_rank_0()
-    # What was typed may hold bytes that are no UTF-8; they must not keep the message from showing.
-    said = f"main_memo.py: {reason}\n".encode(errors="backslashreplace").decode()
-    sys.stderr.write(said)
+    sys.stderr.write(f"main_memo.py: {printable(str(reason))}\n")
     return code
 
 

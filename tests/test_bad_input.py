@@ -19,6 +19,7 @@ from processes import SMALL
 from test_config import BAD_FILES, BAD_FLAGS, BAD_JSON_VALUES
 
 import main_memo
+from utils import budget, report, sweep
 from utils.config import load_config
 from utils.experiment import run
 
@@ -88,6 +89,66 @@ def test_files_that_cannot_be_read(how, content, says, tmp_path, capsys, monkeyp
     said = refuse(capsys, [how, name if how == "--config" else str(tmp_path)])
     assert says.removeprefix("x.json") in said
     assert name in said
+
+
+LONG = "x" * 1_000_000
+STRANGE = "a\x1b[31m\x07\r\x7f\x9b1m\u202eb\n\udcff"
+
+
+@pytest.mark.parametrize("text", [LONG, STRANGE], ids=["long", "strange"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--{}", "1"],
+        ["--{}=1"],
+        ["--prefix", "{}"],
+        ["-net", "{}"],
+        ["--debug={}"],
+        ["{}"],
+        ["--seed", "1,{},3"],
+        ["--config", "{}"],
+        ["--resume", "{}"],
+        ["--dataset", "folder", "--data_dir", "{}"],
+        ["--dataset", "imagenet100", "-net", "resnet18", "--class_list", "{}"],
+        '{{"{}": 1}}',
+        '{{"{}": 1, "{}": 1}}',
+        '{{"prefix": "{}"}}',
+        '{{"convnet_type": "{}"}}',
+        '{{"seed": ["{}"]}}',
+        '{{"lrate": {{"{}": 1}}}}',
+    ],
+    ids=str,
+)
+def test_long_and_strange_input_is_shown_short_and_escaped(words, text, tmp_path, capsys):
+    if isinstance(words, str):
+        inside = json.dumps(text)[1:-1]
+        (tmp_path / "x.json").write_text(words.format(inside, inside))
+        words = ["--config", str(tmp_path / "x.json")]
+    assert main_memo.main([word.format(text) for word in words]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("main_memo.py: ")
+    assert len(said) < 4000
+    assert all(letter.isprintable() for letter in said.replace("\n", ""))
+
+
+def test_of_many_problems_the_first_are_shown(tmp_path, capsys):
+    (tmp_path / "x.json").write_text(json.dumps({f"key{n}": n for n in range(5000)}))
+    assert main_memo.main(["--config", str(tmp_path / "x.json")]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("main_memo.py: 5000 problems with the settings:\n  - ")
+    assert said.endswith("\n  - and 4980 more\n")
+    assert said.count("\n") == 22
+
+
+def test_a_strange_folder_name_is_shown_escaped_by_every_command(tmp_path, capsys):
+    folder = str(tmp_path / "a\x1b]0;b\x07")
+    for command in (report, sweep):
+        assert command.main([folder]) == 2
+        said = capsys.readouterr().err
+        assert "a\\x1b]0;b\\x07" in said
+        assert "\x1b" not in said
+    assert budget.main(["--dataset", "a\x1b"]) == 2
+    assert "\x1b" not in capsys.readouterr().err
 
 
 def test_the_matrix_is_as_large_as_promised():

@@ -731,6 +731,30 @@ def test_print_config_needs_no_torch_and_prints_nothing_else():
     assert done.stderr.startswith("WARNING: -ms: 2000 exemplars")
 
 
+@pytest.mark.parametrize(
+    ("words", "then", "expected"),
+    [
+        # What was left open follows the other flags that the file is used with.
+        ("-ms auto", "-init 50", {"memory_size": 2729, "train_base": False}),
+        ("--scheduler cosine", "--epochs 9", {"t_max": 9}),
+        ("--dataset folder --data_dir {folder} -ms 24", "-net resnet18", {"image_size": 224}),
+        # What was asked for stays.
+        ("-ms 2000 --train_base --t_max 7", "-init 50", {"memory_size": 2000, "train_base": True}),
+    ],
+)
+def test_the_configuration_printed_leaves_open_what_was(words, then, expected, folder, load):
+    first = load(words.format(folder=folder))[0]
+    printed = json.loads(first.to_json())
+    again = load(then, **printed)[0]
+    assert {key: getattr(again, key) for key in expected} == expected
+    for key, value in first.to_dict().items():
+        if f"_{key}" in printed:  # what it is here stands beside it
+            assert printed[key] in ("auto", None)
+            assert printed[f"_{key}"] == value
+        else:
+            assert printed[key] == value
+
+
 def test_mistakes_need_no_torch_and_exit_with_2():
     code = (
         "import sys, main_memo; code = main_memo.main(sys.argv[1:]); "

@@ -13,7 +13,7 @@ def test_the_readmes_experiment_is_found():
     row = published.find(Config())
     assert (row.average, row.last, row.memory_size) == (72.37, 61.98, 3312)
     assert len(row.curve) == 10
-    assert published.find(json.loads(Config().to_json())) == row
+    assert published.find(json.loads(json.dumps(Config().to_dict()))) == row
 
 
 @pytest.mark.parametrize("row", [r for r in published.rows() if r.curve], ids=str)

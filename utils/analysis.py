@@ -56,6 +56,7 @@ from utils.plots import (
     figure_bytes,
 )
 from utils.precision import full_float32
+from utils.settings import printable
 
 BATCH = 100  # images in one forward pass; no result depends on it
 
@@ -343,10 +344,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             options.run_dir, data_dir=options.data_dir, images=options.images, device=device
         )
     except (AnalysisError, CheckpointError, DataError) as error:
-        sys.stderr.write(f"utils.analysis: {error}\n")
+        sys.stderr.write(f"utils.analysis: {printable(str(error))}\n")
         return 2
     except OSError as error:
-        sys.stderr.write(f"utils.analysis: {error}\n")
+        sys.stderr.write(f"utils.analysis: {printable(str(error))}\n")
         return 1
     sys.stdout.write("\n".join(lines) + "\n")
     return 0

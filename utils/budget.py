@@ -41,6 +41,7 @@ from utils.settings import (
     help_lines,
     or_none,
     parse_flags,
+    printable,
     setting,
     whole,
 )
@@ -427,7 +428,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         except ValueError as error:
             sentences = [str(error)]
-    sys.stderr.write("".join(f"utils.budget: {sentence}\n" for sentence in sentences))
+    sys.stderr.write("".join(f"utils.budget: {printable(sentence)}\n" for sentence in sentences))
     return 2
 
 

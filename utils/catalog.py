@@ -69,7 +69,7 @@ def find_backbone(name: str) -> Backbone:
     single = ALIASES.get(single, single)
     if single in BACKBONES:
         return BACKBONES[single]
-    near = get_close_matches(single, BACKBONES, n=1)
+    near = get_close_matches(single[:100], BACKBONES, n=1)
     hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(BACKBONES)}."
     raise ValueError(f"there is no backbone {name!r}: {hint}")
 

@@ -34,6 +34,7 @@ message (`ConfigError`). The check needs no torch, so it answers at once.
 # ruff: noqa: RUF009
 
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -56,6 +57,7 @@ from utils.published import memory_sizes
 from utils.settings import (
     ACTION,
     MACHINE,
+    MOST_PROBLEMS,
     NOTHING,
     RESULTS,
     SWITCH,
@@ -73,6 +75,7 @@ from utils.settings import (
     or_none,
     parse_flags,
     path,
+    printable,
     read_json,
     read_number,
     require,
@@ -89,8 +92,11 @@ class ConfigError(Exception):
     """The configuration cannot be used; `problems` holds one sentence for every mistake."""
 
     def __init__(self, problems: Sequence[str]):
-        self.problems = list(problems)
-        listed = "".join(f"\n  - {problem}" for problem in self.problems)
+        self.problems = [printable(problem).replace("\n", "\\n") for problem in problems]
+        shown_ = self.problems[:MOST_PROBLEMS]
+        if len(self.problems) > len(shown_):
+            shown_.append(f"and {len(self.problems) - len(shown_)} more")
+        listed = "".join(f"\n  - {problem}" for problem in shown_)
         several_ = f"{len(self.problems)} problems with the settings:{listed}"
         super().__init__(self.problems[0] if len(self.problems) == 1 else several_)
 
@@ -310,16 +316,19 @@ class Config:
 
     def __post_init__(self) -> None:
         """Resolve what may be left open, so that all who read a Config find plain values."""
+        if self.model_name == "memo" and not self.convnet_type.startswith("memo_"):
+            object.__setattr__(self, "convnet_type", f"memo_{self.convnet_type}")
+        asked = self.to_dict()
         if self.train_base == "auto":
             object.__setattr__(self, "train_base", self.init_cls <= TRAIN_BASE_UP_TO)
         if self.t_max is None:
             object.__setattr__(self, "t_max", self.epochs)
-        if self.model_name == "memo" and not self.convnet_type.startswith("memo_"):
-            object.__setattr__(self, "convnet_type", f"memo_{self.convnet_type}")
         if self.dataset == "folder" and self.image_size is None:
             object.__setattr__(self, "image_size", find_backbone(self.convnet_type).image_size)
         if self.memory_size == "auto":
             object.__setattr__(self, "memory_size", self.granted_memory())
+        left_open = {key: value for key, value in asked.items() if value != getattr(self, key)}
+        object.__setattr__(self, "_left_open", left_open)
 
     @property
     def classes(self) -> int:
@@ -351,8 +360,16 @@ class Config:
         return asdict(self)
 
     def to_json(self) -> str:
-        """Return the settings as a JSON file, one a line."""
-        lines = [f"  {json.dumps(key)}: {json.dumps(v)}" for key, v in self.to_dict().items()]
+        """Return the settings as a JSON file, one a line, to be used again with other flags.
+
+        What was left open stays so ("auto", null), with what it is here beside it as a comment.
+        """
+        shown_ = {}
+        for key, value in self.to_dict().items():
+            shown_[key] = self._left_open.get(key, value)
+            if key in self._left_open:
+                shown_[f"_{key}"] = value
+        lines = [f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in shown_.items()]
         return "{\n" + ",\n".join(lines) + "\n}\n"
 
     @classmethod
@@ -376,7 +393,8 @@ class Options:
         "JSON file with the settings of a run, such as those in exps/",
         section="This call (not keys of the JSON)")
     print_config: bool = setting(False, ACTION,
-        "print the resolved configuration as JSON and leave")
+        "print the configuration as JSON, a file for --config, and leave; beside what was left "
+        "open, such as `auto`, a comment says what it is here")
     resume: str | bool | None = setting(None, RUN_DIR,
         "go on with the run in this folder, whose config.json is then read; without a folder, with "
         "the newest unfinished run that has the same settings")
@@ -749,7 +767,8 @@ def _unusable_together(options: Options, typed: Mapping[str, Given]) -> list[Pro
         problems.append(Problem("resume", f"{typed['resume'].where}: {sentence}"))
     for key in ("resume", "evaluate"):
         folder = getattr(options, key)
-        if isinstance(folder, str) and not Path(folder).is_dir():
+        # Not Path.is_dir, which raises where a name is too long.
+        if isinstance(folder, str) and not os.path.isdir(folder):
             sentence = f"{typed[key].where}: there is no folder {folder}; a run's folder is needed"
             problems.append(Problem(key, sentence))
     return problems

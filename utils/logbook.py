@@ -48,6 +48,7 @@ from tqdm import tqdm
 
 from utils.files import named, write_file
 from utils.metrics import Metrics, TaskMetrics
+from utils.settings import printable
 
 if TYPE_CHECKING:
     import torch
@@ -483,7 +484,7 @@ class _ConsoleFormatter(logging.Formatter):
     """Plain text; from warnings up, the level in front."""
 
     def format(self, record: logging.LogRecord) -> str:
-        text = super().format(record)
+        text = printable(super().format(record))
         return f"{record.levelname}: {text}" if record.levelno >= logging.WARNING else text
 
 

@@ -37,6 +37,7 @@ from utils.logbook import duration
 from utils.metrics import area_under_curve
 from utils.plots import draw_area, figure_bytes
 from utils.runs import NO_RESULT, SEEDS, Run, as_computed, find_runs, setting_key
+from utils.settings import printable
 from utils.tables import csv_text, latex_text, markdown_text
 
 # What a row measures: key in summary.json, and its name in the tables. "CNN" and "NME" are told
@@ -607,7 +608,7 @@ def _draw_outdated(runs: Iterable[Run]) -> None:
             pictures.draw_run(run.folder)
         except pictures.PicturesError as error:
             said = str(error)
-        sys.stderr.write(f"utils.report: {said}\n")
+        sys.stderr.write(f"utils.report: {printable(said)}\n")
 
 
 # --- The command ----------------------------------------------------------------------------------
@@ -617,7 +618,7 @@ class _Parser(argparse.ArgumentParser):
     """Says what is wrong in one sentence."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"utils.report: {message}; --help lists what can be asked\n")
+        self.exit(2, f"utils.report: {printable(message)}; --help lists what can be asked\n")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -652,7 +653,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         make = area_report if asked.auc else results_report
         files = make(runs, asked.compare)
     except (FileNotFoundError, ReportError, ValueError) as error:
-        sys.stderr.write(f"utils.report: {str(error).rstrip()}\n")
+        sys.stderr.write(f"utils.report: {printable(str(error)).rstrip()}\n")
         return 2
     folder = asked.out or asked.paths[0]
     if not asked.out and len(asked.paths) > 1:
@@ -662,7 +663,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for name, content in files.items():
             write_file(folder / name, content.encode() if isinstance(content, str) else content)
     except OSError as error:
-        sys.stderr.write(f"utils.report: the report cannot be written: {error}\n")
+        sys.stderr.write(f"utils.report: the report cannot be written: {printable(str(error))}\n")
         return 1
     sys.stdout.write(files["auc.md" if asked.auc else "report.md"])
     sys.stdout.write(f"\nwritten to {folder}: {', '.join(sorted(files))}\n")

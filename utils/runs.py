@@ -7,6 +7,7 @@ number of GPUs does, because each replica of BatchNorm sees its share of a batch
 """
 
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -121,7 +122,7 @@ def find_runs(paths: Iterable[Path]) -> list[Run]:
     """
     folders = set()
     for path in paths:
-        if not path.is_dir():
+        if not os.path.isdir(path):  # Path.is_dir raises where a name is too long
             raise FileNotFoundError(f"{path}: there is no such folder; name a folder under logs/")
         folders |= {file.parent for file in path.rglob("config.json")}
     # A folder's name begins with the time the run began: of repeats, the newest comes last.

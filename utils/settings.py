@@ -23,6 +23,7 @@ import os
 import re
 import sys
 import textwrap
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
@@ -245,6 +246,9 @@ class Problem(NamedTuple):
 # The key of a problem with a file as a whole: what its settings were meant to be is not known.
 WHOLE_FILE = "the whole file"
 
+# More of them are counted, not shown.
+MOST_PROBLEMS = 20
+
 _NOTHING = object()  # the value of a flag typed without one: no kind accepts it
 
 
@@ -261,7 +265,7 @@ def parse_flags(
         if token.startswith("-") and not re.match(r"-[\d.]", token):
             flag, has_value, value = token.partition("=")
             if flag not in by_flag:
-                near = nearest(flag, by_flag)
+                near = nearest(flag, by_flag) if len(problems) < MOST_PROBLEMS else None
                 hint = f"did you mean {near}?" if near else "--help lists the flags"
                 meant = by_flag[near].name if near else None
                 problems.append(Problem(meant, f"{flag}: there is no such flag; {hint}"))
@@ -308,8 +312,8 @@ def read_json(
     problems = []
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        keys = [key for key, _ in pairs]
-        for key in sorted({key for key in keys if keys.count(key) > 1}):
+        times = Counter(key for key, _ in pairs)
+        for key in sorted(key for key, count in times.items() if count > 1):
             problems.append(Problem(key, f"{name}: {shown(key)} is there twice; keep one"))
         return dict(pairs)
 
@@ -345,7 +349,7 @@ def name_keys(
         if key in settings:
             given[key] = Given(value, f"{place}{key}")
         elif not key.startswith("_"):
-            near = nearest(key, settings)
+            near = nearest(key, settings) if len(problems) < MOST_PROBLEMS else None
             hint = f"did you mean {near}?" if near else "--help lists them"
             problems.append(Problem(near, f"{place}there is no setting {shown(key)}; {hint}"))
     return given, problems
@@ -397,7 +401,7 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
         return name.lower().replace("-", "_").strip("_")
 
     by_plain = {plain(name): name for name in reversed(list(known))}
-    near = get_close_matches(plain(word), by_plain, n=1, cutoff=0.7)
+    near = get_close_matches(plain(word[:100]), by_plain, n=1, cutoff=0.7)
     return by_plain[near[0]] if near else None
 
 
@@ -406,7 +410,33 @@ def shown(value: Any) -> str:
     if value is _NOTHING:
         return "nothing"
     as_json = json.dumps(value, ensure_ascii=False)
-    return as_json if len(as_json) <= 60 else f"{as_json[:50]}..."
+    return escaped(as_json if len(as_json) <= 60 else f"{as_json[:50]}...")
+
+
+def printable(message: str) -> str:
+    """Return a message fit for a terminal, whatever names and values somebody put into it.
+
+    Lines of more than 1000 characters lose their middle; see also `escaped`.
+    """
+
+    def short(line: str) -> str:
+        if len(line) <= 1000:
+            return line
+        return f"{line[:500]} ... ({len(line) - 800:,} characters left out) ... {line[-300:]}"
+
+    return escaped("\n".join(map(short, message.split("\n"))))
+
+
+def escaped(text: str) -> str:
+    """Return a text whose control characters (a terminal would obey them) are written as \\x1b.
+
+    Line ends stay. Bytes that were no UTF-8 and hidden letters are written so too.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        letter if letter.isprintable() or letter == "\n" else ascii(letter)[1:-1] for letter in text
+    )
 
 
 # --- Showing --------------------------------------------------------------------------------------

@@ -25,6 +25,7 @@ from pathlib import Path
 from utils.config import Config, ConfigError, load_config
 from utils.logbook import setup_console
 from utils.runs import Run, find_runs, setting_key
+from utils.settings import printable
 
 MAIN = Path(__file__).resolve().parent.parent / "main_memo.py"
 TOLD_TO_STOP = (3, 128 + signal.SIGINT, 128 + signal.SIGTERM)
@@ -138,7 +139,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return sweep(paths, flags)
         except ConfigError as error:
             problem = str(error)
-    sys.stderr.write(f"utils.sweep: {problem}\n")
+    sys.stderr.write(f"utils.sweep: {printable(problem)}\n")
     return 2
 
 
