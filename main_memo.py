@@ -19,10 +19,16 @@ run that has the same settings, `--resume DIR` with the one in that folder. `--e
 run's network again, and `--export FILE` with it writes the network's weights.
 
 Exit codes: 0 done; 1 the run could not go on (a full disk, a loss that became infinite); 2 the
-settings, the data, a checkpoint or a run's folder cannot be used; 3 `--max_minutes` were over; 130
-Ctrl-C; 143 SIGTERM. After 3, 130 and 143 the run has been saved. One message on stderr says what
-and where. Suspicious but legal settings give warnings on stderr, and the run goes on.
+settings, the data, a checkpoint or a run's folder cannot be used; 3 `--max_minutes` were over; 129
+SIGHUP (a closed terminal); 130 Ctrl-C; 143 SIGTERM. After these four a run that trained has been
+saved. One message on stderr says what and where. Suspicious but legal settings give warnings on
+stderr, and the run goes on.
 """
+
+from utils.command import begin_command
+
+if __name__ == "__main__":
+    begin_command("main_memo.py")
 
 import sys
 import time

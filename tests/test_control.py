@@ -45,7 +45,8 @@ def test_saves_by_the_clock_also_inside_an_epoch(saves, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGALRM, 3)]
+    ("number", "code"),
+    [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGALRM, 3)],
 )
 def test_a_request_saves_and_stops_after_the_step(number, code, saves):
     control, saved = saves()
@@ -90,6 +91,22 @@ def test_handlers_are_put_back():
         assert 0 < signal.getitimer(signal.ITIMER_REAL)[0] < 60
     assert before == [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)]
     assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
+
+
+def test_signals_that_were_ignored_at_the_start_stay_ignored(saves):
+    numbers = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
+    try:
+        control, saved = saves()
+        with control:
+            for number in numbers:
+                os.kill(os.getpid(), number)
+            control.after_step()
+            assert signal.getsignal(signal.SIGALRM) == control._handle  # --max_minutes is its own
+    finally:
+        for number, former in before.items():
+            signal.signal(number, former)
+    assert saved == []
 
 
 def test_time_counts_from_the_start_of_the_process():

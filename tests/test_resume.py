@@ -279,14 +279,21 @@ def test_blocks_are_recorded_for_whole_runs_only(copy):
     assert "begun without --record_blocks" in program.said()
 
 
-def test_a_request_to_stop_that_comes_when_all_is_done_changes_nothing(config, tmp_path):
-    moment = ("utils.experiment.final_table", 1)
+@pytest.mark.parametrize(
+    "moment", ["utils.experiment.final_table", "utils.pictures.draw_run"], ids=["before", "inside"]
+)
+def test_a_request_to_stop_does_not_wait_for_pictures(moment, config, tmp_path):
     program = Program(
-        *config, "--log_dir", tmp_path, output=tmp_path / "said", die_at=moment,
-        signal_number=signal.SIGTERM,
+        *config, "--log_dir", tmp_path, output=tmp_path / "said", die_at=(moment, 1),
+        signal_number=signal.SIGHUP,
     )  # fmt: skip
-    assert program.wait() == 0, program.said()
-    assert "to go on" not in program.said()
+    assert program.wait() == 129, program.said()
+    (folder,) = folders(tmp_path)
+    assert (
+        "stopped by SIGHUP; all is saved but its pictures; to go on: python main_memo.py --resume "
+        f"{folder}\n" in program.said()
+    )
+    assert json.loads((folder / "summary.json").read_text())["finished"] is True
 
 
 def test_a_run_that_stopped_after_its_task_can_be_made_longer(config, undisturbed, tmp_path):

@@ -28,6 +28,11 @@ network after task N is the trunk of that time and the specialized block of task
 Exit codes: 0 done, 1 a result cannot be written, 2 RUN_DIR cannot be used.
 """
 
+from utils.command import begin_command
+
+if __name__ == "__main__":
+    begin_command("utils.analysis")
+
 import argparse
 import csv
 import io

@@ -1,10 +1,12 @@
 """When a run is saved and when it stops before its end; and that nobody else writes to its folder.
 
-A run can be asked to stop by Ctrl-C (SIGINT), by a queue (SIGTERM) or by its own --max_minutes.
-While it trains, the request is a flag that the loop looks at after every step: it then saves the
-run and raises `Stopped`. Herding and testing are not saved half-way. They begin from a checkpoint,
-though, and can be repeated from it, so there the request ends the run at once (`interruptible`).
-A second Ctrl-C always leaves at once, as does `kill -9`; then the last checkpoint is what is kept.
+A run can be asked to stop by Ctrl-C (SIGINT), by a queue (SIGTERM), by a terminal that closes
+(SIGHUP) or by its own --max_minutes. While it trains, the request is a flag that the loop looks at
+after every step: it then saves the run and raises `Stopped`. Herding, testing and drawing are not
+saved half-way. They begin from a checkpoint, though, and can be repeated from it, so there the
+request ends the run at once (`interruptible`). A second Ctrl-C always leaves at once, as does
+`kill -9`; then the last checkpoint is what is kept. A signal that was ignored when the program was
+started stays ignored.
 
 Of several processes (utils/distributed.py) rank 0 decides. The others ignore the signals, which all
 of them get, and hear from rank 0 every few steps, so that all save and stop after the same one.
@@ -24,6 +26,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Self
 
+from utils.command import ENDING, not_ignored, say_at_once
 from utils.distributed import Group
 from utils.files import named
 
@@ -33,11 +36,8 @@ AUTOMATIC_SECONDS = 300.0  # between checkpoints when no number of epochs is ask
 STEPS_ALONE = 8
 
 # What a process says when it ends so: 128 + the signal, as shells do, and 3 for a used-up time.
-_REQUESTS = {
-    signal.SIGINT: ("Ctrl-C (SIGINT)", 130),
-    signal.SIGTERM: ("SIGTERM", 143),
-    signal.SIGALRM: ("--max_minutes", 3),
-}
+_REQUESTS = {number: (name, 128 + number) for number, name in ENDING.items()}
+_REQUESTS[signal.SIGALRM] = "--max_minutes", 3
 
 
 class Stopped(BaseException):
@@ -88,7 +88,8 @@ class Control:
         self._former: dict[signal.Signals, object] = {}
 
     def __enter__(self) -> Self:
-        for number in _REQUESTS:
+        # Its own clock's signal counts, even if whoever started it did not want one.
+        for number in (*not_ignored(ENDING), signal.SIGALRM):
             self._former[number] = signal.signal(number, self._handle)
         if self._seconds and self._group.main:
             # What is left for the step in progress and for writing the checkpoint.
@@ -174,8 +175,7 @@ class Control:
         if self._at_once:
             self._stop_if_asked()
         if number == signal.SIGINT:
-            # Not by logging: the signal may have come in the middle of a line being written.
-            os.write(2, b"\nstopping after this step; Ctrl-C once more leaves at once\n")
+            say_at_once("stopping after this step; Ctrl-C once more leaves at once")
 
 
 @contextlib.contextmanager

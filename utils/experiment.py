@@ -243,7 +243,8 @@ def run_class_order(
         metrics = _run_in_folder(
             folder, config, data, devices, seed, control, call, notes, checkpoint, group
         )
-        group.on_main(_draw, folder)
+        with _saying_how_to_go_on(folder, call, group, "all is saved but its pictures; "):
+            group.on_main(_draw, folder, control)
         return metrics
 
 
@@ -380,7 +381,7 @@ def _run_in_folder(
 
 
 @contextlib.contextmanager
-def _saying_how_to_go_on(folder: Path, call: Call, group: Group) -> Iterator[None]:
+def _saying_how_to_go_on(folder: Path, call: Call, group: Group, left: str = "") -> Iterator[None]:
     """Say, when a run ends early, what it leaves and how to go on with it."""
     try:
         yield
@@ -391,7 +392,7 @@ def _saying_how_to_go_on(folder: Path, call: Call, group: Group) -> Iterator[Non
         again = f"{start} main_memo.py --resume {shlex.quote(str(folder))}"
         if len(call.seeds) > 1:
             again += ", or for all its class orders the same command again with --resume"
-        log.info("%s; to go on: %s", say, again)
+        log.info("%s; %sto go on: %s", say, left, again)
         raise
     except (TrainingError, DataError) as error:  # of data: an image that cannot be read
         log.debug("%s", error)
@@ -526,10 +527,11 @@ def _finished(folder: Path) -> Metrics:
     return metrics
 
 
-def _draw(folder: Path) -> None:
+def _draw(folder: Path, control: Control | None = None) -> None:
     """Draw the pictures of a finished run; where they cannot be drawn, say so."""
+    interruptible = control.interruptible() if control else contextlib.nullcontext()
     try:
-        with Display(shown=True).doing("drawing pictures"):
+        with interruptible, Display(shown=True).doing("drawing pictures"):
             pictures.draw_run(folder)
     except pictures.PicturesError as error:
         log.warning("%s", error)

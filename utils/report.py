@@ -19,6 +19,11 @@ are drawn into its folder; copies of runs, without a checkpoint.pt, are left as 
 Exit codes: 0 done; 2 there is nothing to report, a budget is missing, or a path does not exist.
 """
 
+from utils.command import begin_command
+
+if __name__ == "__main__":
+    begin_command("utils.report")
+
 import argparse
 import os
 import statistics

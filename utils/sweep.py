@@ -9,9 +9,13 @@ left out, so that the same command, given again, goes on where it was stopped. A
 before the first run starts. A run that fails does not keep the others from running.
 
 Exit codes: 0 all runs are finished; 1 a run failed; 2 a file or a flag cannot be used (nothing was
-run); 130 interrupted. A run that was told to stop (exit code 3, 130 or 143) stops the sweep with
-its code.
+run). A run that was told to stop (exit code 3, 129, 130 or 143) stops the sweep with its code.
 """
+
+from utils.command import begin_command
+
+if __name__ == "__main__":
+    begin_command("utils.sweep")
 
 import logging
 import shlex
@@ -21,14 +25,16 @@ import sys
 from collections.abc import Sequence
 from itertools import takewhile
 from pathlib import Path
+from types import FrameType
 
+from utils.command import ENDING, not_ignored
 from utils.config import Config, ConfigError, load_config
 from utils.logbook import setup_console
 from utils.runs import Run, find_runs, setting_key
 from utils.settings import printable
 
 MAIN = Path(__file__).resolve().parent.parent / "main_memo.py"
-TOLD_TO_STOP = (3, 128 + signal.SIGINT, 128 + signal.SIGTERM)
+TOLD_TO_STOP = (3, *(128 + number for number in ENDING))
 
 log = logging.getLogger("memo")
 
@@ -106,17 +112,29 @@ def sweep(paths: Sequence[str], flags: Sequence[str]) -> int:
 
 
 def _run(words: list[str]) -> int:
-    """Run a command and wait for it; return its exit code, 128 + n when signal n ended it."""
-    with subprocess.Popen(words) as child:
-        # Who ends the sweep means the run as well. Ctrl-C reaches both by itself.
-        before = signal.signal(signal.SIGTERM, lambda *_: child.terminate())
-        try:
-            code = child.wait()
-        except KeyboardInterrupt:
-            child.wait()
-            return 128 + signal.SIGINT
-        finally:
-            signal.signal(signal.SIGTERM, before)
+    """Run a command and wait for it; return its exit code, 128 + n when signal n ended it.
+
+    Who ends the sweep means the run as well, which then saves itself.
+    """
+    asked: list[int] = []
+
+    def hand_on(number: int, _frame: FrameType | None) -> None:
+        asked.append(number)
+        if number != signal.SIGINT and child:  # Ctrl-C reaches both; a second one is another wish
+            child.send_signal(number)
+
+    child = None
+    before = {number: signal.signal(number, hand_on) for number in not_ignored(ENDING)}
+    try:
+        child = subprocess.Popen(words)
+        for number in asked:  # before there was a child to hand it on to
+            child.send_signal(number)
+        code = child.wait()
+    finally:
+        for number, former in before.items():
+            signal.signal(number, former)
+    if asked and code == 0:  # it was over by then, but no other is to follow
+        return 128 + asked[0]
     return 128 - code if code < 0 else code
 
 
