@@ -1,17 +1,21 @@
 """Image files to uint8: every mode, damaged files by name, transforms, mean and deviation."""
 
+import struct
 import threading
 import warnings
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from conftest import REPOSITORY
+from PIL import Image, PngImagePlugin
 from torchvision.transforms import v2
 
 from utils.file_loader import FileReader
 from utils.images import (
+    MOST_PIXELS,
     DataError,
     augmented,
     eval_transform,
@@ -30,36 +34,6 @@ PIXELS = RANDOM.integers(0, 256, (90, 120, 3), dtype=np.uint8)
 def png(tmp_path):
     Image.fromarray(PIXELS).save(tmp_path / "image.png")
     return str(tmp_path / "image.png")
-
-
-def test_every_mode_becomes_rgb(tmp_path, recwarn):
-    path = str(tmp_path / "image.png")
-    grey = PIXELS[..., 0]
-    palette = Image.fromarray(np.full((4, 4), 1, np.uint8), "P")
-    palette.putpalette([0, 0, 0, 10, 20, 30])
-    palette.info["transparency"] = b"\x00\x80"
-    transparent = Image.fromarray(PIXELS)
-    transparent.putalpha(7)
-    for image, expected in (
-        (Image.fromarray(grey), np.repeat(grey[..., None], 3, axis=2)),
-        (Image.fromarray(grey.astype(np.uint16) * 256), np.repeat(grey[..., None], 3, axis=2)),
-        (Image.fromarray(grey > 127), np.repeat((grey > 127)[..., None], 3, axis=2) * 255),
-        (transparent, PIXELS),
-        (palette, np.broadcast_to(np.array([10, 20, 30]), (4, 4, 3))),
-    ):
-        image.save(path)
-        np.testing.assert_array_equal(np.asarray(open_image(path)), expected)
-    assert not recwarn.list
-
-
-def test_grey_pixels_of_more_than_16_bits_are_refused(tmp_path):
-    path, grey = str(tmp_path / "image.tif"), PIXELS[..., 0].astype(np.int32)
-    Image.fromarray(grey * 256 + 255).save(path)  # 16 bits, in a file of 32
-    np.testing.assert_array_equal(np.asarray(open_image(path))[..., 1], PIXELS[..., 0])
-    for pixels in (grey * 256 + 300, grey - 1, grey.astype(np.float32)):
-        Image.fromarray(pixels).save(path)
-        with pytest.raises(DataError, match=r"image\.tif has 32-bit pixels.* 8 or 16 bits$"):
-            open_image(path)
 
 
 def test_images_are_turned_upright_where_that_is_asked_for(tmp_path):
@@ -104,6 +78,44 @@ def test_damaged_files_are_named(content, png):
         open_image(png)
     with pytest.raises(DataError, match=r"image\.png cannot be read"):
         read_images([png], 32, "images")
+
+
+def png_header(path, width, height):
+    """Write a PNG of so many grey pixels without a single one of them."""
+    size = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    chunk = struct.pack(">I", 13) + b"IHDR" + size + struct.pack(">I", zlib.crc32(b"IHDR" + size))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk + struct.pack(">I", 0) + b"IDAT")
+
+
+def test_only_images_above_the_stated_size_are_too_large(tmp_path):
+    png_header(tmp_path / "large.png", 2**14, MOST_PIXELS // 2**14)
+    with pytest.raises(DataError, match=r"large\.png cannot be read as an image \(.*good copy"):
+        read_images([str(tmp_path / "large.png")], 32, "image")  # for want of its pixels
+    png_header(tmp_path / "huge.png", 2**14, MOST_PIXELS // 2**14 + 1)
+    says = r"huge\.png takes more than 1 GiB .*268,435,456 pixels.*make it smaller.*vipsthumbnail"
+    with pytest.raises(DataError, match=says) as caught:
+        read_images([str(tmp_path / "huge.png")], 32, "image")
+    assert "good copy" not in str(caught.value)
+    readme = " ".join((REPOSITORY / "README.md").read_text().split())
+    assert f"{MOST_PIXELS // 10**6} million pixels" in readme
+
+
+@pytest.mark.slow  # takes a gigabyte
+def test_an_image_above_pillows_limit_is_read(tmp_path):
+    width, height = 2**14, 11_000  # 180 million pixels
+    Image.new("1", (width, height), 1).save(tmp_path / "large.png")
+    assert (read_images([str(tmp_path / "large.png")], 32, "image", upright=True) == 255).all()
+
+
+def test_texts_in_a_png_may_be_as_large(png, monkeypatch):
+    info = PngImagePlugin.PngInfo()
+    info.add_text("where", "x" * 2**21, zip=True)  # Pillow allows 1 MiB, and 64 MiB in all
+    assert PngImagePlugin.MAX_TEXT_MEMORY == 4 * MOST_PIXELS
+    Image.fromarray(PIXELS).save(png, pnginfo=info)
+    np.testing.assert_array_equal(np.asarray(open_image(png)), PIXELS)
+    monkeypatch.setattr(PngImagePlugin, "MAX_TEXT_CHUNK", 1000)
+    with pytest.raises(DataError, match=r"takes more than 1 GiB .* as much text\)"):
+        open_image(png)
 
 
 def test_small_images_are_transformed_as_cifar_and_large_ones_as_imagenet(png):

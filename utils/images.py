@@ -22,13 +22,20 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, PngImagePlugin
 from torch import Tensor
 from torchvision.transforms import v2
 from tqdm import tqdm
 
 from utils.augment import BRIGHTNESS
 from utils.folders import DataError
+from utils.pixels import bits_a_sample, kind_of_tiff, to_rgb
+
+# What an image may take: 1 GiB, as Pillow holds it, and its texts as much. Pillow's own limits are
+# lower, and hold for the whole process; it raises an error at twice the first.
+MOST_PIXELS = 2**28
+Image.MAX_IMAGE_PIXELS = MOST_PIXELS // 2
+PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = 4 * MOST_PIXELS
 
 SMALL = 64
 _AT_ONCE = 256  # images handed to the threads at a time: bounds what waits in memory
@@ -53,42 +60,41 @@ def open_image(path: str, upright: bool = False) -> Image.Image:
         upright: turn it as its EXIF orientation says, as cameras mean it.
 
     Raises:
-        DataError: the file is missing, damaged, no image, or one of 32-bit numbers; the message
-            names it.
+        DataError: the file is missing, damaged, no image, too large, or one that would be black in
+            RGB (utils/pixels.py); the message names it.
     """
     try:
         with Image.open(path) as image:
+            bits = bits_a_sample(image, path)
             if upright:
                 image.load()  # a damaged image is an error, damaged metadata is none
                 with contextlib.suppress(Exception):
                     ImageOps.exif_transpose(image, in_place=True)
-            if image.mode.startswith("I") or image.mode == "F":
-                return Image.fromarray(_eight_bits(image, path)).convert("RGB")
-            if image.mode == "P":
-                image = image.convert("RGBA")  # converted at once, Pillow warns of transparency
-            return image.convert("RGB")
+            return to_rgb(image, bits, path)
     except DataError:
         raise
     # A damaged file makes Pillow's readers raise almost anything: OSError, SyntaxError, zlib.error,
-    # struct.error, IndexError, DecompressionBombError.
+    # struct.error, IndexError.
     except Exception as error:
-        what = "" if isinstance(error, Image.UnidentifiedImageError) else f" ({error})"
-        raise DataError(
-            f"{path} cannot be read as an image{what}: put a good copy in its place, or take it "
-            "away and start a new run"
-        ) from error
+        raise DataError(f"{path} {_why_not(error, path)}") from error
 
 
-def _eight_bits(image: Image.Image, path: str) -> np.ndarray:
-    """Return grey pixels of 16 bits as uint8, which convert() would cut off instead."""
-    pixels = np.asarray(image)
-    # Mode I is also how Pillow reads some files of 16 bits.
-    outside = image.mode == "I" and (pixels.min() < 0 or pixels.max() > 65_535)
-    if outside or image.mode == "F":
-        raise DataError(
-            f"{path} has 32-bit pixels, which have no known range; save it with 8 or 16 bits"
+def _why_not(error: Exception, path: str) -> str:
+    """Say why a file was not read, and what to do."""
+    if isinstance(error, Image.DecompressionBombError) or "MAX_TEXT" in str(error):
+        return (
+            f"takes more than 1 GiB of memory ({MOST_PIXELS:,} pixels, or as much text): make it "
+            "smaller, for example with `vipsthumbnail --size 4096` of libvips"
         )
-    return (pixels >> 8).astype(np.uint8)
+    what = f" ({error})"
+    if isinstance(error, Image.UnidentifiedImageError):
+        what, kind = "", kind_of_tiff(path)
+        if kind:
+            return kind
+    return (
+        f"cannot be read as an image{what}: put a good copy in its place, or take it away and "
+        "start a new run"
+    )
 
 
 def eval_transform(size: int) -> Transform:
