@@ -115,6 +115,7 @@ OTHER_VALUES = {  # for every setting, a flag and the JSON value it stands for
     "eval_every": ("--eval_every 10", 10),
     "tensorboard": ("--tensorboard", True),
     "record_blocks": ("--record_blocks", True),
+    "titles": ("--no_titles", False),
     "precision": ("--precision bf16", "bf16"),
     "cuda_graph": ("--no-cuda_graph", False),
     "block_streams": ("--block_streams 0", 0),
@@ -357,6 +358,7 @@ BAD_JSON_VALUES = [  # key, wrong value, what the message says would be right
     ("eval_every", -1, "a whole number of at least 0"),
     ("tensorboard", "yes", "true or false"),
     ("record_blocks", 1, "true or false"),
+    ("titles", "no", "true or false"),
     ("precision", "fp16", "one of auto, fp32, tf32, bf16"),
     ("cuda_graph", 2, "true or false"),
     ("sync_batchnorm", 1, "true or false"),
@@ -637,7 +639,7 @@ def test_every_setting_says_what_it_decides():
     harmless = {key for key, each in SETTINGS.items() if each.decides == "nothing"}
     assert harmless == {
         "stop_after_task", "data_dir", "log_dir", "debug", "eval_every", "tensorboard",
-        "record_blocks", "checkpoint_every", "max_minutes", "class_list",
+        "record_blocks", "titles", "checkpoint_every", "max_minutes", "class_list",
     }  # fmt: skip
 
 

@@ -26,6 +26,7 @@ NOT_IN_FILES = {
     "eval_every",
     "tensorboard",
     "record_blocks",
+    "titles",
     "stop_after_task",
     "checkpoint_every",
     "max_minutes",

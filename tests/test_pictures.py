@@ -82,9 +82,8 @@ def test_what_is_drawn_is_what_the_files_say(flags, drawn):
     (folder,) = folders(folder_of(flags))
     summary = json.loads((folder / "summary.json").read_text())
     args = {name: (positional, keywords) for name, positional, keywords in drawn}
-    title = "memo, synthetic in 3 tasks of 2 classes, 12 exemplars, memo_conv2, class order 1993"
+    title = "MEMO, synthetic images, Base0 Inc2"
     assert {keywords["title"] for _, keywords in args.values()} == {title}
-    assert title in (folder / "main.log").read_text()
     assert args["curves"][0][0]["curves"] == summary["curves"]
     assert args["curves"][1]["published"] is None
     matrix = args["accuracy_matrix"][0][0]
@@ -114,14 +113,23 @@ def test_a_published_curve_stands_beside_a_run_of_its_setting(tmp_path, drawn):
     (tmp_path / "config.json").write_text(json.dumps(config))
     (tmp_path / "summary.json").write_text(json.dumps({**summary, "finished": False}))
     (tmp_path / "accuracy_matrix.csv").write_text("task,task_1,task_2\n1,90.0,\n2,70.0,90.0\n")
-    for name in ("training.csv", "weight_norms.csv"):  # both tasks were read from elsewhere
-        (tmp_path / name).write_text("task,epoch\n")
+    (tmp_path / "training.csv").write_text("task,epoch\n")  # both tasks were read from elsewhere
+    (tmp_path / "per_class.csv").write_text("class,name\n0,a 1\n1,2\n")
+    # Before and after are the same: nothing was aligned.
+    (tmp_path / "weight_norms.csv").write_text("task,class,before,after\n2,0,1.5,1.5\n")
     targets = np.arange(20)
     np.savez(tmp_path / "predictions.npz", predictions=targets[:, None], targets=targets)
     pictures.draw_run(tmp_path)
     assert [name for name, *_ in drawn] == ["accuracy_matrix", "confusion", "curves"]
+    assert drawn[1][2]["names"] == ["a 1", "2"]
     assert drawn[-1][2]["published"][-1] == 61.98
-    assert drawn[-1][2]["title"].endswith("class order 1993, after task 2")
+    assert drawn[-1][2]["title"] == "MEMO, CIFAR-100, Base0 Inc10, after task 2 of 10"
+    assert drawn[-1][2]["same_schedule"]
+    (tmp_path / "config.json").write_text(json.dumps({**config, "epochs": 6, "titles": False}))
+    pictures.draw_run(tmp_path)
+    assert drawn[-1][2]["title"] == ""
+    assert not drawn[-1][2]["same_schedule"]
+    del drawn[3:]
     assert files(tmp_path, "png", "pdf") == ["accuracy_matrix.png", "confusion.png", "curves.png"]
     # Files of two moments, as while a run is writing them.
     np.savez(tmp_path / "predictions.npz", predictions=targets[:, None] + 5, targets=targets + 5)
@@ -162,7 +170,8 @@ def test_the_report_draws_runs_that_are_not_finished(flags, drawn, capsys):
         if path.suffix not in (".pt", ".pdf"):
             (copy / path.name).write_bytes(path.read_bytes())
     assert report.main([str(logs)]) == 2  # nothing is finished
-    assert files(folder, "png", "pdf") == sorted(f"{name}.png" for name in NAMES)
+    # The only task aligned nothing.
+    assert files(folder, "png", "pdf") == sorted(f"{name}.png" for name in NAMES - {"weight_norms"})
     assert not files(copy, "png", "pdf")
     assert re.findall(r"drew the pictures of (.*)", capsys.readouterr().err) == [str(folder)]
 
@@ -182,12 +191,18 @@ def cut(path):
     path.write_bytes(path.read_bytes()[:100])
 
 
+def lengthen(path):
+    path.write_text(path.read_text().rstrip() + ",1,1\n")
+
+
 @pytest.mark.parametrize(
     ("name", "damage"),
     [
         ("predictions.npz", cut),
         ("predictions.npz", lambda path: path.write_bytes(b"")),
         ("training.csv", lambda path: path.unlink()),
+        ("training.csv", lengthen),
+        ("training.csv", lambda path: path.write_text("task,lr\n1,0.1\n2\n")),
         ("weight_norms.csv", lambda path: path.write_text("task,class\n3,0\n")),
         ("accuracy_matrix.csv", lambda path: path.write_bytes(b"\xff\xfe")),
     ],

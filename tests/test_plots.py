@@ -1,6 +1,9 @@
 """Tests of utils/plots.py: what can be measured of a picture; how it looks was judged by eye."""
 
+import hashlib
+import inspect
 import itertools
+import os
 import subprocess
 import sys
 
@@ -10,6 +13,7 @@ from conftest import REPOSITORY
 from matplotlib.axes import Axes
 from matplotlib.text import Text
 
+from utils import plots
 from utils.plots import (
     COLUMN_WIDTH,
     draw_accuracy_matrix,
@@ -23,10 +27,18 @@ from utils.plots import (
     draw_training,
     draw_weight_norms,
     figure_bytes,
+    house_style,
 )
 
-TITLE = "memo_resnet32, cifar100, base 0 increment 5, 4771 exemplars, class order 1993"
+TITLE = "MEMO, a folder of a user's own with a rather long name, Base50 Inc10, after task 2 of 6"
 PUBLISHED = [90.40, 80.30, 78.33, 74.65, 71.74, 69.67, 68.19, 65.34, 63.10, 61.98]
+
+
+@pytest.fixture(autouse=True)
+def drawn_as_files_are():
+    """Ticks are made when a figure is drawn, in the style that then holds."""
+    with house_style():
+        yield
 
 
 def results(task_sizes, cnn, nme):
@@ -98,8 +110,7 @@ def test_curves_show_both_classifiers_and_name_average_and_last():
     ],
 )
 def test_no_text_is_cut_or_overlaps_another(run):
-    title = "memo_resnet32, cifar100, base 0 increment 5, 4771 exemplars, class order 1993"
-    figure = draw_curves(run, title=title)
+    figure = draw_curves(run, title=TITLE)
     figure.draw_without_rendering()
     page = figure.bbox
     visible = [text for text in texts_on(figure) if text.get_text() and text.get_visible()]
@@ -140,6 +151,33 @@ def test_a_figure_as_a_file_is_the_same_every_time(file_format, start):
 def test_matplotlib_is_loaded_only_to_draw():
     code = "import sys, utils.plots, utils.pictures; sys.exit('matplotlib' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=True)
+
+
+HOSTILE = "text.usetex: True\nfont.size: 20\naxes.facecolor: black\nsavefig.bbox: tight\n"
+
+
+def test_files_do_not_depend_on_how_matplotlib_is_set_up(tmp_path):
+    (tmp_path / "matplotlibrc").write_text(HOSTILE)  # and there is no LaTeX
+    code = (
+        "import hashlib; from utils.plots import *; figure = draw_block_shift("
+        "np.full((2, 3), 0.5), [1, 2], 1); print(*(hashlib.md5(figure_bytes(figure, form))"
+        ".hexdigest() for form in ('png', 'pdf')))"
+    )
+    environment = {"MPLBACKEND": "module://matplotlib_inline.misspelt", "MATPLOTLIBRC": "."}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True,
+        env={**os.environ, **environment, "PYTHONPATH": str(REPOSITORY)},
+    )  # fmt: skip
+    figure = draw_block_shift(np.full((2, 3), 0.5), [1, 2], 1)
+    digests = [hashlib.md5(figure_bytes(figure, form)).hexdigest() for form in ("png", "pdf")]
+    assert done.stdout.split() == digests, done.stderr
+
+
+def test_whatever_draws_does_so_in_the_house_style():
+    functions = [f for name, f in inspect.getmembers(plots) if name.startswith("draw_")]
+    assert len(functions) >= 9
+    for function in (*functions, figure_bytes):
+        assert hasattr(function, "__wrapped__"), function.__name__
 
 
 class TestArea:
@@ -223,10 +261,16 @@ def pictures(sizes):
     gradients = random.uniform(0.01, 1, (tasks * 5, 15))
     gradients[5:, :10] = np.nan
     epochs = np.repeat(np.arange(tasks) + 1, 5)
+    aligned = {}
+    if tasks > 1:
+        aligned["weight_norms"] = draw_weight_norms(norms, norms / 2, sizes, title=TITLE)
+    names = [f"an ordinary class {n}" for n in range(classes)]
     return {
-        "confusion": draw_confusion(random.permutation(targets), targets, sizes, title=TITLE),
+        **aligned,
+        "confusion": draw_confusion(
+            random.permutation(targets), targets, sizes, names=names, title=TITLE
+        ),
         "accuracy_matrix": draw_accuracy_matrix(triangle(tasks), title=TITLE),
-        "weight_norms": draw_weight_norms(norms, norms / 2, sizes, title=TITLE),
         "training": draw_training(epochs_of(tasks), title=TITLE),
         "block_gradients": draw_block_gradients(gradients, epochs, 10, title=TITLE),
         "block_shift": draw_block_shift(gradients[::5] ** 4, np.unique(epochs), 10, title=TITLE),
@@ -270,16 +314,23 @@ def test_no_picture_has_texts_that_are_cut_or_touch(sizes):
             assert not one.padded(-0.5).overlaps(other), f"{name}: {first!r} touches {second!r}"
 
 
-def test_the_published_curve_is_a_reference_line_over_all_tasks():
-    run = results([10] * 3, PUBLISHED[:3], PUBLISHED[:3])
+def test_the_published_curve_is_a_thin_line_over_the_tasks_that_were_run():
+    run = results([10] * 3, [50.0] * 3, [50.0] * 3)
     run["task_sizes"] = [10] * 10
-    axes = draw_curves(run, published=PUBLISHED).axes[0]
-    line = axes.get_lines()[-1]
-    assert list(line.get_xdata()) == list(range(10, 101, 10))
-    assert list(line.get_ydata()) == PUBLISHED
-    assert line.get_label() == "published CNN: average 72.37 %, last 61.98 %"
-    assert line.get_linewidth() < axes.get_lines()[0].get_linewidth()
-    assert axes.get_ylim()[0] < 61.98
+    lines = [
+        draw_curves(run, published=PUBLISHED, same_schedule=same).axes[0].get_lines()[-1]
+        for same in (True, False)
+    ]
+    for line in lines:
+        assert list(line.get_xdata()) == [10, 20, 30]
+        assert list(line.get_ydata()) == PUBLISHED[:3]
+        assert line.get_linewidth() < 1
+    same, other = lines
+    said = "published CNN: average 83.01 %, last 78.33 %"
+    assert same.get_label() == said
+    assert other.get_label() == f"{said}\n(trained with another schedule)"
+    assert other.get_color() > same.get_color()  # paler
+    assert same.axes.get_ylim()[1] > max(PUBLISHED)
 
 
 def test_confusion_is_the_share_of_each_class():
@@ -293,6 +344,23 @@ def test_confusion_is_the_share_of_each_class():
     }
     assert 0.5 in borders
     assert [label.get_text() for label in axes.get_xticklabels()] == ["1", "2"]
+    assert [text.get_text() for text in axes.texts] == ["75", "25", "0", "0", "100", "0"]
+    assert figure.axes[1].get_ylabel().endswith("(%)\nsquare-root scale")
+
+
+@pytest.mark.parametrize(("classes", "named", "numbered"), [(10, 1, 1), (20, 1, 0), (22, 0, 0)])
+def test_few_classes_have_their_names_and_fewer_their_numbers(classes, named, numbered):
+    targets = np.arange(classes)
+    names = [f"name of class {n}" for n in targets]
+    axes = draw_confusion(targets, targets, [classes // 2] * 2, names=names).axes[0]
+    shown = [label.get_text() for label in axes.get_yticklabels()]
+    assert shown == (["name of class…"] * classes if named else ["1", "2"])
+    assert len(axes.texts) == numbered * classes**2
+
+
+def test_accuracies_have_one_decimal_and_halves_are_rounded_up():
+    axes = draw_accuracy_matrix(np.array([[12.25, np.nan], [100, 0.05]])).axes[0]
+    assert [text.get_text() for text in axes.texts] == ["12.3", "100.0", "0.1"]
 
 
 def test_weight_norms_show_what_alignment_did():
@@ -301,7 +369,7 @@ def test_weight_norms_show_what_alignment_did():
     labels = [line.get_label() for line in axes.get_lines()]
     assert labels[:3] == [
         "before alignment in task 2",
-        "after alignment (new rows x 0.500)",
+        "after alignment (new rows × 0.500)",
         "mean of the old classes",
     ]
     assert axes.get_lines()[2].get_ydata()[0] == 2.0
@@ -313,13 +381,19 @@ def test_training_breaks_its_lines_between_tasks_and_leaves_out_what_was_not_mea
     assert drawn == [[1, 2, 3, 4, 5], [6, 7, 8, 9, 10], [6, 7, 8, 9, 10]]
     assert not [t for t in accuracies.get_lines() if "test" in str(t.get_label())]
     assert rates.get_yscale() == losses.get_yscale() == "log"
+    assert rates.get_ylabel() == "Learning rate\nlog scale"
+    assert losses.get_ylabel() == "Mean loss (nats)\nlog scale"
+    titles = [panel.get_title(loc="left") for panel in (losses, accuracies, rates)]
+    assert titles == ["(a)", "(b)", "(c)"]
     with pytest.raises(ValueError, match="at least one"):
         draw_training([])
 
 
 def test_training_that_never_loses_a_bit_is_drawn():
     rows = [{**row, "loss_clf": 0.0, "loss_aux": 0.0, "lr": 0.0} for row in epochs_of(2)]
-    assert figure_bytes(draw_training(rows)).startswith(b"\x89PNG")
+    figure = draw_training(rows)
+    assert figure.axes[0].get_ylabel() == "Mean loss (nats)"  # no logarithm of 0
+    assert figure_bytes(figure).startswith(b"\x89PNG")
 
 
 def test_blocks_are_counted_in_whole_numbers():
@@ -327,5 +401,15 @@ def test_blocks_are_counted_in_whole_numbers():
     figure = draw_block_gradients(gradients, [1, 1, 2, 2], 1)
     figure.draw_without_rendering()
     over, by_depth = figure.axes[:2]
-    for tick in [*over.get_yticks(), *by_depth.get_xticks()]:
+    for tick in [*over.get_yticks(), *over.get_xticks(), *by_depth.get_xticks()]:
         assert tick == int(tick)
+    (legend,) = figure.legends
+    assert "where the specialized blocks begin" in [text.get_text() for text in legend.get_texts()]
+
+
+@pytest.mark.parametrize("first", [1, 2])  # 2: the first task was read, not trained
+def test_epochs_are_counted_from_the_first_task_that_was_trained(first):
+    rows = [{**row, "task": row["task"] + first - 1} for row in epochs_of(2)]
+    gradients = draw_block_gradients(np.ones((2, 3)), [first, first + 1], 1)
+    said = f"Epoch, counted from the start of task {first}"
+    assert draw_training(rows).axes[2].get_xlabel() == gradients.axes[0].get_xlabel() == said

@@ -61,6 +61,7 @@ from utils.plots import (
     figure_bytes,
 )
 from utils.precision import full_float32
+from utils.runs import words_of
 from utils.settings import printable
 
 BATCH = 100  # images in one forward pass; no result depends on it
@@ -210,10 +211,7 @@ def analyse(
         OSError: a result cannot be written.
     """
     config = _read_config(folder)
-    title = (
-        f"{config['model_name']}, {config['dataset']}, first task {config['init_cls']} classes, "
-        f"then {config['increment']}, {config['convnet_type']}"
-    )
+    title = words_of(config) if config.get("titles", True) else ""
     recorded = read_blocks(folder / "blocks.csv") if (folder / "blocks.csv").is_file() else None
     paths = sorted(folder.glob("task_*.pt"), key=lambda path: int(path.stem.split("_")[1]))
     if len(paths) < 2:
@@ -249,7 +247,8 @@ def analyse(
     )
     # The paper looks at the 5th and the 15th of 15 blocks: a third of the way, and the deepest.
     shallow, deep = max(len(names) // 3, 1), len(names)
-    figure = draw_cka(cka, trunk, title=f"{title}, {len(batch)} test images")
+    shown = f"{title}, {len(batch)} test images" if title else ""
+    figure = draw_cka(cka, trunk, title=shown)
     _write_picture(out, "cka", figure)
     figure = draw_cka_tasks(cka[[shallow - 1, deep - 1]], [shallow, deep], tasks, title=title)
     _write_picture(out, "cka_tasks", figure)

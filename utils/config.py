@@ -14,7 +14,7 @@ Where values come from, the later winning:
 
 The files in exps/ hold every setting that a result depends on. They leave out where and how it is
 computed and watched, or where it starts and stops: device, num_workers, precision, data_dir,
-log_dir, debug, eval_every, tensorboard, record_blocks, stop_after_task, checkpoint_every,
+log_dir, debug, eval_every, tensorboard, record_blocks, titles, stop_after_task, checkpoint_every,
 max_minutes, deterministic, cuda_graph, block_streams, sync_batchnorm, skip, init_checkpoint, for
 real data the synthetic_... settings, and for named data sets those of a user's own images
 (class_list, image_size, mean, std).
@@ -306,6 +306,8 @@ class Config:
     record_blocks: bool = setting(False, SWITCH,
         "record the gradient and the shift of every block for `python -m utils.analysis`",
         decides=NOTHING)
+    titles: bool = setting(True, SWITCH,
+        "write the run's setting above each picture", decides=NOTHING)
     checkpoint_every: int = setting(0, whole(0),
         "save the run every so many epochs; 0 does so after about every 5 minutes of work; it is "
         "always saved after a task's training and after the task", decides=NOTHING)

@@ -4,7 +4,7 @@
     accuracy_matrix   accuracy on each task's classes after each task
     confusion         what the test images of each class are taken for
     training          losses, accuracy and learning rate over the epochs
-    weight_norms      the classifier's rows before and after the last alignment
+    weight_norms      the classifier's rows before and after the last alignment, if there was one
 
 Drawing takes seconds and training waits for it, so a run draws once, when it is finished: PNG, and
 PDF for papers. `--resume` of a finished run draws what is missing or older than its results, and so
@@ -15,11 +15,10 @@ import csv
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from zipfile import BadZipFile
 
 import numpy as np
 
-from utils import published
+from utils import published, reproduction
 from utils.files import write_file
 from utils.plots import (
     draw_accuracy_matrix,
@@ -29,7 +28,7 @@ from utils.plots import (
     draw_weight_norms,
     figure_bytes,
 )
-from utils.runs import Run, read_run, title_of
+from utils.runs import Run, read_run, words_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -52,37 +51,39 @@ def are_outdated(folder: Path) -> bool:
     return not last.exists() or last.stat().st_mtime < (folder / "summary.json").stat().st_mtime
 
 
-def draw_run(folder: Path) -> None:
+def draw_run(folder: Path, titles: bool = True) -> None:
     """Draw all pictures of a run that has finished a task.
 
     One after the other, each emptied before the next: together they would hold much memory until
     the garbage collector comes by.
 
+    Args:
+        folder: the run.
+        titles: write the setting above each picture, unless the run's own settings say not to.
+
     Raises:
-        PicturesError: a file cannot be read or written, or they do not belong together, as while a
-            run is writing them.
+        PicturesError: for whatever reason: a file cannot be read or written, or they do not belong
+            together, as while a run is writing them; or matplotlib fails. No run ends by it.
     """
     run = read_run(folder)
     try:
-        for name, draw in _pictures(folder, run).items():
+        for name, draw in _pictures(folder, run, titles).items():
             figure = draw()
             (folder / f"{name}.pdf").unlink(missing_ok=True)  # of fewer tasks, perhaps
             for file_format in _formats(run):
                 write_file(folder / f"{name}.{file_format}", figure_bytes(figure, file_format))
             figure.clear()
-    except _UNUSABLE as error:
-        raise PicturesError(f"the pictures of {folder} cannot be drawn: {error}") from error
-
-
-# A damaged file, or none; that it is cut off is an error of its own kind for each reader.
-_UNUSABLE = (OSError, ValueError, LookupError, EOFError, BadZipFile, csv.Error)
+    except Exception as error:
+        # Where the message is no sentence, as that of a KeyError, its kind says more.
+        kind = "" if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: "
+        raise PicturesError(f"the pictures of {folder} cannot be drawn: {kind}{error}") from error
 
 
 def _formats(run: Run) -> tuple[str, ...]:
     return ("png",) if run.unfinished else ("png", "pdf")
 
 
-def _pictures(folder: Path, run: Run) -> dict[str, Callable[[], "Figure"]]:
+def _pictures(folder: Path, run: Run, titles: bool) -> dict[str, Callable[[], "Figure"]]:
     """Return what draws each picture of a run, by name; curves come last."""
     if not run.summary:
         raise ValueError(run.unfinished)
@@ -92,24 +93,33 @@ def _pictures(folder: Path, run: Run) -> dict[str, Callable[[], "Figure"]]:
     matrix = [[_number(cell) for cell in row[1:]] for row in _read(folder / "accuracy_matrix.csv")]
     if targets.max() >= sum(sizes) or len(matrix) != len(sizes):
         raise ValueError("predictions.npz and accuracy_matrix.csv are not of one task")
-    title = title_of(run.config, run.summary["task_sizes"])
-    if run.unfinished:
-        title += f", after task {run.tasks}"
+    title = words_of(run.config)
+    if run.tasks < run.tasks_total:
+        title += f", after task {run.tasks} of {run.tasks_total}"
+    if not (titles and run.config["titles"]):
+        title = ""
     theirs = published.find(run.config)
+    same = theirs is not None and reproduction.has_schedule_of(run.config, theirs)
+    names = [row.get("name") for row in _rows(folder / "per_class.csv")]
     pictures: dict[str, Callable[[], Figure]] = {
         "accuracy_matrix": lambda: draw_accuracy_matrix(np.array(matrix, float), title=title),
-        "confusion": lambda: draw_confusion(predicted, targets, sizes, title=title),
+        "confusion": lambda: draw_confusion(
+            predicted, targets, sizes, names=[] if None in names else names, title=title
+        ),
     }
     epochs = _rows(folder / "training.csv")
     if epochs:  # none where the only task was not trained but read
         pictures["training"] = lambda: draw_training(epochs, title=title)
     last = [row for row in _rows(folder / "weight_norms.csv") if row["task"] == len(sizes)]
-    if last:
+    if any(row["before"] != row["after"] for row in last):  # else nothing was aligned
         pictures["weight_norms"] = lambda: draw_weight_norms(
             [row["before"] for row in last], [row["after"] for row in last], sizes, title=title
         )
     pictures["curves"] = lambda: draw_curves(
-        run.summary, title=title, published=theirs.curve if theirs else None
+        run.summary,
+        title=title,
+        published=theirs.curve if theirs else None,
+        same_schedule=same,
     )
     return pictures
 
@@ -121,9 +131,25 @@ def _read(path: Path) -> list[list[str]]:
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
-    """Return the lines of a CSV of numbers by column; an empty cell is None."""
+    """Return the lines of a CSV by column: numbers, but for names; an empty cell is None.
+
+    Raises:
+        ValueError: a line has more or fewer cells than the header, or a cell is no number.
+    """
     with open(path, newline="", encoding="utf-8") as file:
-        return [{name: _number(cell) for name, cell in row.items()} for row in csv.DictReader(file)]
+        header, *lines = csv.reader(file)
+    for number, line in enumerate(lines, 2):
+        if len(line) != len(header):
+            raise ValueError(
+                f"{path.name} has {len(line)} cells in line {number}, not {len(header)}"
+            )
+    return [
+        {
+            name: cell if name == "name" else _number(cell)
+            for name, cell in zip(header, line, strict=True)
+        }
+        for line in lines
+    ]
 
 
 def _number(cell: str) -> float | None:

@@ -8,18 +8,23 @@ House style, the same in every picture:
 - 3.5 inches wide, one column of a paper, with type that is readable at that width;
 - colours of Okabe and Ito (https://jfly.uni-koeln.de/color/), told apart by colour-blind readers,
   and a different marker and line style for each curve, so that a grey print can be read too;
-- units on the axes; legends above the axes, where they can never cover a curve;
+- units on the axes, and "log scale" where it is one; panels have letters; legends above the axes,
+  where they can never cover a curve, say what each line is, published and dashed ones too;
 - maps from light to dark, so that a grey print keeps their order.
 
 matplotlib is imported when something is drawn, not before: programs that draw nothing start
-faster. Figures are made without pyplot, so no window system is needed and nothing global changes.
+faster. Figures are made without pyplot, so no window system is needed. What a user's MPLBACKEND,
+matplotlibrc or style says is for the user's own figures: every function that draws does so under
+`house_style`.
 """
 
 from __future__ import annotations
 
 import io
+import os
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import accumulate, groupby, pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +38,22 @@ COLUMN_WIDTH = 3.5  # inches
 TEXT_SIZE = 7.5  # points
 BLUE, VERMILION, INK, PALE = "#0072B2", "#D55E00", "#222222", "#DDDDDD"
 GREY = "#777777"
+_STYLE = {
+    "figure.constrained_layout.use": True,
+    "font.size": TEXT_SIZE,
+    **dict.fromkeys(("axes.titlesize", "figure.titlesize"), "medium"),
+    "axes.titlepad": 2,
+    "axes.axisbelow": True,
+    "text.parse_math": False,  # a $ in the name of a class is a $
+    **dict.fromkeys(("axes.spines.top", "axes.spines.right"), False),
+    **{"grid.color": PALE, "grid.linewidth": 0.6},
+    **{"lines.linewidth": 1.2, "lines.markersize": 3},
+    **{"image.cmap": "YlGnBu", "image.interpolation": "nearest"},
+    **{"legend.frameon": False, "legend.borderaxespad": 0.2, "legend.borderpad": 0.2},
+    **{"legend.labelspacing": 0.25, "legend.handlelength": 2.6},
+    "savefig.dpi": 300,
+    "pdf.fonttype": 42,  # letters as TrueType fonts; many publishers refuse the default
+}
 # Hollow and larger, so that it shows around a point of the other curve on the same spot.
 _HOLLOW = {
     "color": VERMILION,
@@ -43,8 +64,30 @@ _HOLLOW = {
 }
 
 
+@contextmanager
+def house_style() -> Iterator[None]:
+    """Draw as matplotlib does by itself, but for our style, whatever the user has set up."""
+    backend = os.environ.pop(
+        "MPLBACKEND", None
+    )  # matplotlib cannot be imported with an unknown one
+    try:
+        import matplotlib
+    finally:
+        if backend is not None:
+            os.environ["MPLBACKEND"] = backend
+    # Files need no backend, and a change of it would outlive the context.
+    usual = {key: value for key, value in matplotlib.rcParamsDefault.items() if key != "backend"}
+    with matplotlib.rc_context(usual | _STYLE):
+        yield
+
+
+@house_style()
 def draw_curves(
-    summary: Mapping[str, Any], *, title: str = "", published: Sequence[float] | None = None
+    summary: Mapping[str, Any],
+    *,
+    title: str = "",
+    published: Sequence[float] | None = None,
+    same_schedule: bool = True,
 ) -> Figure:
     """Draw top-1 accuracy against the number of classes seen, for the classifier and for NME.
 
@@ -54,7 +97,8 @@ def draw_curves(
         summary: the results of one or more tasks, as in summary.json.
         title: what stands above the legend.
         published: the published top-1 of the classifier in percent, one value for every task of
-            the whole run; drawn as a thin line.
+            the whole run; drawn as a thin line, as far as the run has come.
+        same_schedule: whether it was trained as the run was; where not, it is paler and says so.
     """
     classes_seen = summary["curves"]["classes_seen"]
     figure, axes = _column_figure(height=2.7)
@@ -64,7 +108,7 @@ def draw_curves(
             summary["curves"]["cnn_top1"],
             summary["average_accuracy"],
             summary["last_accuracy"],
-            {"color": BLUE, "marker": "o", "markersize": 3, "linestyle": "-", "zorder": 3},
+            {"color": BLUE, "marker": "o", "linestyle": "-", "zorder": 3},
         ),
         (
             "NME (nearest mean)",
@@ -79,19 +123,18 @@ def draw_curves(
             classes_seen,
             top1,
             label=f"{name}: average {average:.2f} %, last {last:.2f} %",
-            linewidth=1.2,
             clip_on=False,  # a marker at 0 % or 100 % is drawn whole
             **style,
         )
     values = [value for _, top1, *_ in curves for value in top1]
     if published is not None:
-        # The whole line, also while the run has not come so far: it says where the run is heading.
-        classes_seen = list(accumulate(summary["task_sizes"]))
+        published = list(published[: len(classes_seen)])
+        label = f"published CNN: average {np.mean(published):.2f} %, last {published[-1]:.2f} %"
         axes.plot(
             classes_seen,
             published,
-            label=f"published CNN: average {np.mean(published):.2f} %, last {published[-1]:.2f} %",
-            color=GREY,
+            label=label if same_schedule else f"{label}\n(trained with another schedule)",
+            color=GREY if same_schedule else "#BBBBBB",
             linewidth=0.8,
             zorder=1,
         )
@@ -104,18 +147,26 @@ def draw_curves(
     return figure
 
 
+@house_style()
 def draw_confusion(
-    predicted: np.ndarray, targets: np.ndarray, task_sizes: Sequence[int], *, title: str = ""
+    predicted: np.ndarray,
+    targets: np.ndarray,
+    task_sizes: Sequence[int],
+    *,
+    names: Sequence[str] = (),
+    title: str = "",
 ) -> Figure:
     """Draw which classes the test images of each class are taken for, with lines between tasks.
 
-    The colours follow the square root of the share, so that rare confusions can be seen too.
+    The colours follow the square root of the share, so that rare confusions can be seen too. Up to
+    20 classes have their names, and up to 10 the numbers in their cells.
 
     Args:
         predicted: (N,) int, the class predicted for each test image; a class is its position in
             the class order.
         targets: (N,) int, its class.
         task_sizes: number of classes of each task learned so far.
+        names: of the classes, in the class order, where they have some.
         title: what stands above the picture.
     """
     from matplotlib.colors import PowerNorm
@@ -127,16 +178,26 @@ def draw_confusion(
     # A class without test images is an empty row.
     share = np.divide(100 * counts, images, out=np.full_like(counts, np.nan), where=images > 0)
 
+    named = len(names) > 0 and classes <= 20
     figure, axes = _column_figure(height=3.3, grid=False)
-    picture = axes.imshow(share, cmap="Blues", norm=PowerNorm(0.5, 0, 100), interpolation="nearest")
-    _colour_bar(figure, picture, "Share of a class's test images (%)", [0, 1, 5, 10, 25, 50, 100])
+    picture = axes.imshow(share, cmap="Blues", norm=PowerNorm(0.5, 0, 100))
+    label = "Share of a class's test images (%)\nsquare-root scale"
+    _colour_bar(figure, picture, label, [0, 1, 5, 10, 25, 50, 100])
     _task_axes(axes, task_sizes)
-    axes.set_xlabel("Predicted class, by task")
-    axes.set_ylabel("True class, by task")
+    if classes <= 10:
+        _cell_numbers(axes, share, digits=0, dark=30)
+    if named:
+        short = [name if len(name) <= 14 else f"{name[:13]}…" for name in names]
+        size = TEXT_SIZE if classes <= 10 else TEXT_SIZE - 2.5
+        axes.set_xticks(range(classes), short, rotation=90, fontsize=size)
+        axes.set_yticks(range(classes), short, fontsize=size)
+    axes.set_xlabel("Predicted class" if named else "Predicted class, by task")
+    axes.set_ylabel("True class" if named else "True class, by task")
     _title_above(figure, title)
     return figure
 
 
+@house_style()
 def draw_accuracy_matrix(matrix: np.ndarray, *, title: str = "") -> Figure:
     """Draw the accuracy on each task's classes after each task: forgetting is read down a column.
 
@@ -146,20 +207,10 @@ def draw_accuracy_matrix(matrix: np.ndarray, *, title: str = "") -> Figure:
     """
     tasks = len(matrix)
     figure, axes = _column_figure(height=3.1, grid=False)
-    picture = axes.imshow(matrix, cmap="YlGnBu", vmin=0, vmax=100, interpolation="nearest")
+    picture = axes.imshow(matrix, vmin=0, vmax=100)
     _colour_bar(figure, picture, "Top-1 accuracy (%)", range(0, 101, 20))
     if tasks <= 10:  # more numbers would not be readable at this width
-        for (row, column), value in np.ndenumerate(matrix):
-            if not np.isnan(value):
-                axes.text(
-                    column,
-                    row,
-                    f"{value:.0f}",
-                    ha="center",
-                    va="center",
-                    fontsize=TEXT_SIZE - 0.5,
-                    color="white" if value > 55 else INK,
-                )
+        _cell_numbers(axes, matrix, digits=1, dark=55)
     numbered = _spread(range(tasks), tasks / 12)
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_ticks(numbered, [str(task + 1) for task in numbered])
@@ -170,6 +221,7 @@ def draw_accuracy_matrix(matrix: np.ndarray, *, title: str = "") -> Figure:
     return figure
 
 
+@house_style()
 def draw_weight_norms(
     before: Sequence[float],
     after: Sequence[float],
@@ -181,30 +233,21 @@ def draw_weight_norms(
 
     Args:
         before: (classes seen,) L2 norms when training ended.
-        after: (classes seen,) L2 norms after alignment; the first task aligns nothing.
-        task_sizes: number of classes of each task learned so far; the last one is the new one.
+        after: (classes seen,) L2 norms after alignment.
+        task_sizes: number of classes of each task learned so far, two or more, since the first task
+            aligns nothing; the last one is the new one.
         title: what stands above the legend.
     """
     figure, axes = _column_figure(height=2.7)
     classes, size = np.arange(len(before)), 3 if len(before) <= 60 else 2
-    if len(task_sizes) == 1:
-        label = "after task 1, which aligns nothing"
-        axes.plot(classes, after, "o", color=BLUE, markersize=size, label=label)
-    else:
-        known = len(before) - task_sizes[-1]
-        gamma = np.mean(before[:known]) / np.mean(before[known:])
-        marks = {**_HOLLOW, "markersize": size + 1.4}
-        axes.plot(
-            classes,
-            before,
-            label=f"before alignment in task {len(task_sizes)}",
-            linestyle="",
-            **marks,
-        )
-        label = f"after alignment (new rows x {gamma:.3f})"
-        axes.plot(classes, after, "o", color=BLUE, markersize=size, label=label)
-        label = "mean of the old classes"
-        axes.axhline(np.mean(before[:known]), color=INK, linewidth=0.8, linestyle="--", label=label)
+    known = len(before) - task_sizes[-1]
+    gamma = np.mean(before[:known]) / np.mean(before[known:])
+    marks = {**_HOLLOW, "markersize": size + 1.4, "linestyle": ""}
+    axes.plot(classes, before, label=f"before alignment in task {len(task_sizes)}", **marks)
+    label = f"after alignment (new rows × {gamma:.3f})"
+    axes.plot(classes, after, "o", color=BLUE, markersize=size, label=label)
+    label = "mean of the old classes"
+    axes.axhline(np.mean(before[:known]), color=INK, linewidth=0.8, linestyle="--", label=label)
     axes.set_xlim(-1, len(before))
     axes.set_ylim(0, 1.08 * max(*before, *after))
     axes.set_ylabel("Classifier row (L2 norm)")
@@ -219,6 +262,7 @@ def draw_weight_norms(
     return figure
 
 
+@house_style()
 def draw_training(epochs: Sequence[dict[str, Any]], *, title: str = "") -> Figure:
     """Draw loss parts, train accuracy and learning rate over the epochs of all tasks.
 
@@ -259,19 +303,18 @@ def draw_training(epochs: Sequence[dict[str, Any]], *, title: str = "") -> Figur
         accuracies.plot(*zip(*measured, strict=True), **hollow, linestyle="",
                         label="accuracy: test images")  # fmt: skip
     draw(rates, "lr", color=INK, drawstyle="steps-mid", **{"marker": ".", **dots})
-    _log_axis(losses, [row[key] for row in epochs for key in ("loss_clf", "loss_aux")])
-    _log_axis(rates, [row["lr"] for row in epochs])
-    losses.set_ylabel("Mean loss (nats)")
-    accuracies.set_ylabel("Top-1 (%)")
+    values = [row[key] for row in epochs for key in ("loss_clf", "loss_aux")]
+    _log_axis(losses, values, "Mean loss (nats)")
+    _log_axis(rates, [row["lr"] for row in epochs], "Learning rate")
+    accuracies.set_ylabel("Top-1\naccuracy (%)")
     shown = [row["train_acc"] for row in epochs] + [value for _, value in measured]
     _percent_axis(accuracies, shown, nbins=5)
-    rates.set_ylabel("Learning rate")
-    rates.set_xlabel("Epoch, counted over all tasks")
     _task_scale(panels, tasks)
     _legend_above(figure, title)
     return figure
 
 
+@house_style()
 def draw_block_gradients(
     gradients: np.ndarray, tasks: Sequence[int], num_generalized: int, *, title: str = ""
 ) -> Figure:
@@ -291,29 +334,27 @@ def draw_block_gradients(
     epochs, blocks = gradients.shape
     picture = over.imshow(
         np.ma.masked_invalid(gradients.T),
-        cmap="YlGnBu",
         norm=LogNorm(low, high),
         aspect="auto",
         origin="lower",
-        interpolation="nearest",
         extent=(0.5, epochs + 0.5, 0.5, blocks + 0.5),
     )
     over.patch.set(hatch="/////", facecolor="white", edgecolor=PALE)
     if np.isnan(gradients).any():
         over.plot([], [], "s", color=PALE, markersize=6, label="hatched in the map: frozen")
-    over.axhline(num_generalized + 0.5, color=INK, linewidth=0.8, linestyle="--")
-    bar = _colour_bar(figure, picture, "Gradient (L2 norm)", axes=over)
+    over.axhline(num_generalized + 0.5, color=INK, linewidth=0.8, linestyle=":")
+    bar = _colour_bar(figure, picture, "Gradient (L2 norm)\nlog scale", axes=over)
     _log_numbers(bar.ax.yaxis, low, high)
     over.yaxis.get_major_locator().set_params(integer=True)
     over.set_ylabel("Block")
-    over.set_xlabel("Epoch, counted over all tasks")
     _task_scale([over], np.asarray(tasks))
-    _by_depth(by_depth, gradients, np.asarray(tasks), num_generalized)
-    by_depth.set_ylabel("Gradient (L2 norm)")
+    label = "Gradient (L2 norm)"
+    _by_depth(by_depth, gradients, np.asarray(tasks), num_generalized, label)
     _legend_above(figure, title)
     return figure
 
 
+@house_style()
 def draw_block_shift(
     shift: np.ndarray, tasks: Sequence[int], num_generalized: int, *, title: str = ""
 ) -> Figure:
@@ -326,12 +367,13 @@ def draw_block_shift(
         title: what stands above the legend.
     """
     figure, axes = _column_figure(height=2.5)
-    _by_depth(axes, np.where(shift > 0, shift, np.nan), np.asarray(tasks), num_generalized)
-    axes.set_ylabel("Mean squared shift")
+    moved, label = np.where(shift > 0, shift, np.nan), "Mean squared shift"
+    _by_depth(axes, moved, np.asarray(tasks), num_generalized, label)
     _legend_above(figure, title)
     return figure
 
 
+@house_style()
 def draw_cka(cka: np.ndarray, num_generalized: int, *, title: str = "") -> Figure:
     """Draw how alike the feature maps of different tasks' networks are, by depth.
 
@@ -344,8 +386,8 @@ def draw_cka(cka: np.ndarray, num_generalized: int, *, title: str = "") -> Figur
     pairs = cka[:, *np.triu_indices(tasks, 1)]
     figure, axes = _column_figure(height=2.5)
     x = np.arange(1, blocks + 1)
-    axes.plot(x, pairs.mean(axis=1), "o-", color=BLUE, markersize=3, linewidth=1.2,
-              label=f"mean of {pairs.shape[1]} pairs of tasks")  # fmt: skip
+    label = "the pair of tasks" if tasks == 2 else f"mean of {pairs.shape[1]} pairs of tasks"
+    axes.plot(x, pairs.mean(axis=1), "o-", color=BLUE, label=label)
     if pairs.shape[1] > 1:
         axes.fill_between(x, pairs.min(axis=1), pairs.max(axis=1), color=BLUE, alpha=0.2,
                           linewidth=0, label="least to most alike pair")  # fmt: skip
@@ -356,6 +398,7 @@ def draw_cka(cka: np.ndarray, num_generalized: int, *, title: str = "") -> Figur
     return figure
 
 
+@house_style()
 def draw_cka_tasks(
     cka: np.ndarray, blocks: Sequence[int], tasks: Sequence[int], *, title: str = ""
 ) -> Figure:
@@ -369,13 +412,12 @@ def draw_cka_tasks(
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(COLUMN_WIDTH, 2.2), layout="constrained", facecolor="white")
+    figure = Figure(figsize=(COLUMN_WIDTH, 2.2))
     panels = figure.subplots(1, 2, sharey=True)
     numbered = _spread(range(len(tasks)), len(tasks) / 5)
-    for axes, values, block in zip(panels, cka, blocks, strict=True):
-        picture = axes.imshow(values, cmap="YlGnBu", vmin=0, vmax=1, interpolation="nearest")
-        _house_style(axes)
-        axes.set_title(f"block {block}", fontsize=TEXT_SIZE + 0.5, color=INK)
+    for axes, values, block, letter in zip(panels, cka, blocks, "ab", strict=True):
+        picture = axes.imshow(values, vmin=0, vmax=1)
+        axes.set_title(f"({letter}) block {block}")
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_ticks(numbered, [str(tasks[i]) for i in numbered])
         axes.tick_params(length=0)
@@ -386,18 +428,15 @@ def draw_cka_tasks(
     return figure
 
 
+@house_style()
 def figure_bytes(figure: Figure, file_format: str = "png") -> bytes:
     """Return what a file of ``figure`` holds; ``file_format`` is "png" (300 dots an inch) or "pdf".
 
     The same figure gives the same bytes every time: no creation date is kept.
     """
-    import matplotlib
-
     buffer = io.BytesIO()
     metadata = {"CreationDate": None} if file_format == "pdf" else None
-    # Type 42 keeps the letters of a PDF as TrueType fonts; many publishers refuse the default.
-    with matplotlib.rc_context({"pdf.fonttype": 42}):
-        figure.savefig(buffer, format=file_format, dpi=300, metadata=metadata)
+    figure.savefig(buffer, format=file_format, metadata=metadata)
     return buffer.getvalue()
 
 
@@ -405,35 +444,37 @@ def _column_figure(height: float, *, grid: bool = True) -> tuple[Figure, Axes]:
     """Return an empty figure one column wide and ``height`` inches high, and its axes."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(COLUMN_WIDTH, height), layout="constrained", facecolor="white")
+    figure = Figure(figsize=(COLUMN_WIDTH, height))
     axes = figure.add_subplot()
-    _house_style(axes, grid=grid)
+    axes.grid(grid, axis="y")
     return figure, axes
 
 
 def _panels(heights: list[float], *, sharex: bool = True) -> tuple[Figure, list[Axes]]:
-    """Return a figure of panels below each other, whose heights are given in inches."""
+    """Return a figure of lettered panels below each other, whose heights are given in inches."""
     from matplotlib.figure import Figure
 
-    figure = Figure(
-        figsize=(COLUMN_WIDTH, sum(heights) + 1.1), layout="constrained", facecolor="white"
-    )
+    figure = Figure(figsize=(COLUMN_WIDTH, sum(heights) + 1.1 + 0.15 * len(heights)))
     panels = figure.subplots(len(heights), 1, sharex=sharex, height_ratios=heights)
-    for axes in panels:
-        _house_style(axes)
+    for axes, letter in zip(panels, "abcdef", strict=False):
+        axes.set_title(f"({letter})", loc="left")
     figure.align_ylabels(panels)
     return figure, list(panels)
 
 
-def _house_style(axes: Axes, *, grid: bool = False) -> None:
-    if grid:
-        axes.grid(axis="y", color=PALE, linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(INK)
-    axes.tick_params(labelsize=TEXT_SIZE, color=INK, labelcolor=INK, width=0.6, length=3)
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.label.set(size=TEXT_SIZE + 0.5, color=INK)
+def _cell_numbers(axes: Axes, values: np.ndarray, *, digits: int, dark: float) -> None:
+    """Write the values into the cells of a map, in white above `dark`; NaN is left empty."""
+    for (row, column), value in np.ndenumerate(values):
+        if not np.isnan(value):
+            axes.text(
+                column,
+                row,
+                f"{value + 1e-9:.{digits}f}",  # halves are rounded up, as by hand
+                ha="center",
+                va="center",
+                fontsize=TEXT_SIZE - 0.2 * len(values),
+                color="white" if value > dark else INK,
+            )
 
 
 def _spread(positions: Sequence[float], gap: float) -> list[float]:
@@ -471,10 +512,10 @@ def _task_axes(axes: Axes, task_sizes: Sequence[int]) -> None:
 
 
 def _task_scale(panels: Sequence[Axes], tasks: np.ndarray) -> None:
-    """Draw a line where a task starts, and number the tasks above the first panel.
+    """Draw a line where a task starts, number the tasks above the first panel, the epochs below.
 
     Args:
-        panels: axes whose x counts epochs from 1.
+        panels: axes whose x counts epochs from 1; the last one has the numbers.
         tasks: (epochs,) the task of each epoch.
     """
     from matplotlib.ticker import MaxNLocator
@@ -485,17 +526,21 @@ def _task_scale(panels: Sequence[Axes], tasks: np.ndarray) -> None:
         for start, _ in borders[1:]:
             axes.axvline(start + 0.5, color=GREY, linewidth=0.5)
         axes.set_xlim(0.5, len(tasks) + 0.5)
-        axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10], integer=True))
     centres = [(start + end + 1) / 2 for start, end in borders]
     numbered = _spread(centres, len(tasks) / 14)
     top = panels[0].secondary_xaxis("top")
     top.set_xticks(numbered, [str(lengths[centres.index(centre)][0]) for centre in numbered])
-    top.tick_params(labelsize=TEXT_SIZE, labelcolor=INK, length=0, pad=1)
+    top.tick_params(length=0, pad=1)
     top.spines["top"].set_visible(False)
-    top.set_xlabel("Task", size=TEXT_SIZE + 0.5, color=INK, labelpad=2)
+    top.set_xlabel("Task", labelpad=2)
+    # The first task is not trained by a run that reads it (--skip).
+    panels[-1].set_xlabel(f"Epoch, counted from the start of task {tasks[0]}")
 
 
-def _by_depth(axes: Axes, values: np.ndarray, tasks: np.ndarray, num_generalized: int) -> None:
+def _by_depth(
+    axes: Axes, values: np.ndarray, tasks: np.ndarray, num_generalized: int, label: str
+) -> None:
     """Draw the mean over the first task's rows and over the later tasks' rows, by depth.
 
     Means and the range are over tasks, so that a long task counts as much as a short one.
@@ -504,17 +549,15 @@ def _by_depth(axes: Axes, values: np.ndarray, tasks: np.ndarray, num_generalized
     later = np.array([_mean_of(values[tasks == task]) for task in np.unique(tasks[tasks > 1])])
     x = np.arange(1, values.shape[1] + 1)
     if not np.isnan(first).all():
-        label = "first task (from random weights)"
-        axes.plot(x, first, **_HOLLOW, linewidth=1.0, linestyle="--", label=label)
+        axes.plot(x, first, **_HOLLOW, linewidth=1.0, linestyle="--",
+                  label="first task (from random weights)")  # fmt: skip
     if not np.isnan(later).all():
-        style = {"color": BLUE, "markersize": 3, "linewidth": 1.2}
-        axes.plot(x, _mean_of(later), "o-", label="later tasks, mean", **style)
+        axes.plot(x, _mean_of(later), "o-", color=BLUE, label="later tasks, mean")
     if len(later) > 1:
-        low, high = np.fmin.reduce(later), np.fmax.reduce(later)
-        label = "later tasks, least to most"
-        axes.fill_between(x, low, high, color=BLUE, alpha=0.2, linewidth=0, label=label)
-    axes.grid(axis="y", color=PALE, linewidth=0.6)
-    _log_axis(axes, [*first, *later.ravel()])
+        axes.fill_between(x, np.fmin.reduce(later), np.fmax.reduce(later), color=BLUE, alpha=0.2,
+                          linewidth=0, label="later tasks, least to most")  # fmt: skip
+    axes.grid(axis="y")
+    _log_axis(axes, [*first, *later.ravel()], label)
     _depth_axis(axes, values.shape[1], num_generalized)
 
 
@@ -531,8 +574,9 @@ def _depth_axis(axes: Axes, blocks: int, num_generalized: int) -> None:
     numbered = [int(block) for block in _spread(range(1, blocks + 1), blocks / 12)]
     axes.set_xticks(numbered, [str(block) for block in numbered])
     axes.set_xlim(0.5, blocks + 0.5)
-    axes.axvline(num_generalized + 0.5, color=INK, linewidth=0.8, linestyle=":")
-    axes.set_xlabel(f"Block, shallow to deep (specialized from {num_generalized + 1})")
+    axes.axvline(num_generalized + 0.5, color=INK, linewidth=0.8, linestyle=":",
+                 label="where the specialized blocks begin")  # fmt: skip
+    axes.set_xlabel("Block, shallow to deep")
 
 
 def _colour_bar(
@@ -544,8 +588,7 @@ def _colour_bar(
 ) -> Any:
     """Draw the scale of a map beside it and return it."""
     bar = figure.colorbar(picture, ax=axes or picture.axes, ticks=ticks, pad=0.02, fraction=0.05)
-    bar.set_label(label, size=TEXT_SIZE + 0.5, color=INK)
-    bar.ax.tick_params(labelsize=TEXT_SIZE, color=INK, labelcolor=INK, width=0.6, length=3)
+    bar.set_label(label)
     bar.ax.minorticks_off()
     bar.outline.set_visible(False)
     return bar
@@ -556,7 +599,6 @@ def _ticks_at_tasks(axes: Axes, classes_seen: list[int]) -> None:
     span = classes_seen[-1] - classes_seen[0]
     axes.set_xticks(_spread(classes_seen, span / 10))
     axes.set_xticks(classes_seen, minor=True)
-    axes.tick_params(axis="x", which="minor", width=0.6, length=2, color=INK)
     margin = max(0.03 * span, 0.5)
     axes.set_xlim(classes_seen[0] - margin, classes_seen[-1] + margin)
 
@@ -578,15 +620,17 @@ def _wrap(title: str) -> str:
 def _title_above(figure: Figure, title: str) -> None:
     """Place the title of a picture without a legend where the others have theirs."""
     if title:
-        figure.suptitle(_wrap(title), x=0.02, ha="left", fontsize=TEXT_SIZE + 0.5, color=INK)
+        figure.suptitle(_wrap(title), x=0.02, ha="left")
 
 
-def _log_axis(axes: Axes, values: Sequence[float | None]) -> None:
-    """Make the y axis logarithmic, with room around the values."""
+def _log_axis(axes: Axes, values: Sequence[float | None], label: str) -> None:
+    """Make the y axis logarithmic, with room around the values, and say so behind its label."""
+    axes.set_ylabel(label)
     there = np.array(values, dtype=float)
     there = there[there > 0]  # neither None nor a 0, which no logarithmic axis can show
     if there.size:
         axes.set_yscale("log")
+        axes.set_ylabel(f"{label}\nlog scale")
         # Of 1, 2, 5, 10, ... at least one lies between limits that are a factor 2.56 apart.
         axes.set_ylim(there.min() / 1.6, there.max() * 1.6)
         _log_numbers(axes.yaxis, *axes.get_ylim())
@@ -603,21 +647,10 @@ def _log_numbers(axis: Any, low: float, high: float) -> None:
 
 def _legend_above(figure: Figure, title: str) -> None:
     """Place the title and the legend, one curve a line, above the axes."""
-    figure.legend(
-        loc="outside upper left",
-        title=_wrap(title) or None,
-        title_fontproperties={"size": TEXT_SIZE + 0.5},
-        alignment="left",
-        borderaxespad=0.2,
-        borderpad=0.2,
-        labelspacing=0.25,
-        handlelength=2.6,
-        frameon=False,
-        fontsize=TEXT_SIZE,
-        labelcolor=INK,
-    )
+    figure.legend(loc="outside upper left", title=_wrap(title) or None, alignment="left")
 
 
+@house_style()
 def draw_area(
     megabytes: list[float],
     accuracies: dict[str, tuple[list[float], list[float | None]]],
@@ -638,14 +671,14 @@ def draw_area(
     """
     figure, axes = _column_figure(height=2.7)
     styles = {
-        "average": {"color": BLUE, "marker": "o", "markersize": 3, "linestyle": "-"},
-        "last": {"color": VERMILION, "marker": "s", "markersize": 3, "linestyle": "--"},
+        "average": {"color": BLUE, "marker": "o", "linestyle": "-"},
+        "last": {"color": VERMILION, "marker": "s", "linestyle": "--"},
     }
     letters = {"average": "A", "last": "L"}
     drawn = []
     for name, (top1, deviations) in accuracies.items():
         label = f"CNN, {name} accuracy: AUC-{letters[name]} {areas[name]:.2f}"
-        axes.plot(megabytes, top1, label=label, linewidth=1.2, zorder=3, **styles[name])
+        axes.plot(megabytes, top1, label=label, zorder=3, **styles[name])
         if any(deviations):
             spread = [float("nan") if each is None else each for each in deviations]
             bars = {"capsize": 2, "elinewidth": 0.8, "ecolor": styles[name]["color"], "zorder": 3}
@@ -673,7 +706,6 @@ def draw_area(
             numbered.append(budget)
     axes.set_xticks(numbered, [f"{budget:g}" for budget in numbered])
     axes.set_xticks(megabytes, minor=True)
-    axes.tick_params(axis="x", which="minor", width=0.6, length=2, color=INK)
     _percent_axis(axes, drawn)
     _legend_above(figure, title)
     return figure

@@ -603,14 +603,14 @@ def published_table(runs: list[Run]) -> str:
 # --- The pictures of runs -------------------------------------------------------------------------
 
 
-def _draw_outdated(runs: Iterable[Run]) -> None:
+def _draw_outdated(runs: Iterable[Run], titles: bool) -> None:
     """Draw the pictures of runs whose results they do not show, in the runs' folders."""
     for run in runs:
         if not pictures.are_outdated(run.folder):
             continue
         said = f"drew the pictures of {run.folder}"
         try:
-            pictures.draw_run(run.folder)
+            pictures.draw_run(run.folder, titles)
         except pictures.PicturesError as error:
             said = str(error)
         sys.stderr.write(f"utils.report: {printable(said)}\n")
@@ -639,6 +639,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--published", action="store_true", help="print README's table of the published results"
     )
+    parser.add_argument(
+        "--no-titles", "--no_titles", action="store_true", help="write no titles above pictures"
+    )
     parser.add_argument("--out", type=Path, help="folder for the files written")
     return parser
 
@@ -654,7 +657,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not runs:
             places = ", ".join(map(str, asked.paths))
             raise ReportError(f"no run is in {places}; a run's folder holds a config.json")
-        _draw_outdated(runs)
+        _draw_outdated(runs, not asked.no_titles)
         make = area_report if asked.auc else results_report
         files = make(runs, asked.compare)
     except (FileNotFoundError, ReportError, ValueError) as error:

@@ -96,6 +96,21 @@ def matches(run: Run, path: Path, config: Mapping[str, Any]) -> bool:
     return same and run.tasks == run.tasks_total
 
 
+def has_schedule_of(config: Mapping[str, Any], theirs: published.Published) -> bool:
+    """Return whether a run trains with a schedule that a file in exps/ has for a published result.
+
+    Args:
+        config: the run's settings.
+        theirs: the published result.
+    """
+    keys = [key for key, each in SETTINGS.items() if each.section == "Training"]
+    keys.remove("precision")
+    return any(
+        row == theirs and all(config[key] == other[key] for key in keys)
+        for _, other, row in experiments()
+    )
+
+
 def hardware(run: Run) -> str:
     """Return on what a run was computed: "4 x NVIDIA H200 (4 processes), PyTorch 2.14.1"."""
     facts, names = run.config, []

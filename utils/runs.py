@@ -106,6 +106,24 @@ def title_of(config: Mapping[str, Any], task_sizes: Sequence[int]) -> str:
     )
 
 
+_DATA_SETS = {
+    "cifar10": "CIFAR-10",
+    "cifar100": "CIFAR-100",
+    "imagenet100": "ImageNet-100",
+    "imagenet1000": "ImageNet-1000",
+    "synthetic": "synthetic images",
+}
+
+
+def words_of(config: Mapping[str, Any]) -> str:
+    """Return a run's setting as a paper names it: "MEMO, CIFAR-100, Base0 Inc10"."""
+    # A user's own images are called by the name of their folder.
+    data = _DATA_SETS.get(config["dataset"]) or Path(config["data_dir"]).name or "own images"
+    first, later = config["init_cls"], config["increment"]
+    split = f"Base{0 if first == later else first} Inc{later}"
+    return f"{config['model_name'].upper()}, {data}, {split}"
+
+
 def _sizes(task_sizes: Sequence[int]) -> str:
     """Return "10" for equal tasks, else "50 + 10 + 10" (shortened when long)."""
     if len(set(task_sizes)) == 1:

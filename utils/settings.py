@@ -257,6 +257,8 @@ def parse_flags(
 ) -> tuple[dict[str, Given], list[Problem]]:
     """Sort the words of a command line by the setting they belong to; values are not checked."""
     by_flag = {flag: each for each in settings.values() for flag in each.flags}
+    # As the names of settings are written: --no_titles is --no-titles.
+    by_flag |= {f"--no_{each.name}": each for each in settings.values() if each.kind.off}
     typed, problems = {}, []
     words: dict[str, list[str]] = {}
     takes = None  # where the words that follow go: a list; or None, where none may follow
@@ -272,7 +274,7 @@ def parse_flags(
                 takes = []  # the values of a flag that does not exist are nobody's
             elif by_flag[flag].kind.switch and not has_value:
                 key, takes = by_flag[flag].name, None
-                typed[key] = Given(not flag.startswith("--no-"), flag)
+                typed[key] = Given(not flag.startswith(("--no-", "--no_")), flag)
             elif by_flag[flag].kind.switch:
                 sentence = f"{flag}: takes no value, got {shown(value)}"
                 problems.append(Problem(by_flag[flag].name, sentence))
