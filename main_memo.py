@@ -16,7 +16,7 @@ running it, and its output is itself a file for `--config`.
 
 A run can be ended at any moment and taken up again: `--resume` goes on with the newest unfinished
 run that has the same settings, `--resume DIR` with the one in that folder. `--evaluate DIR` tests a
-run's network again, and `--export FILE` with it writes the network's weights.
+run's network again, and `--export FILE` with it writes the network for use elsewhere.
 
 Exit codes: 0 done; 1 the run could not go on (a full disk, a loss that became infinite); 2 the
 settings, the data, a checkpoint or a run's folder cannot be used; 3 `--max_minutes` were over; 129

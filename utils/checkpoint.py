@@ -95,6 +95,15 @@ def save_state_dict(path: Path, network: dict[str, Tensor]) -> None:
     _write(path, dict(network))
 
 
+def load_state_dict(path: Path) -> dict[str, Tensor]:
+    """Read what `save_state_dict` wrote; all tensors are on the CPU.
+
+    Raises:
+        CheckpointError: the file is missing, damaged or something else.
+    """
+    return _read(path)
+
+
 def save_run(folder: Path, content: dict[str, Any]) -> None:
     """Make `content` the newest checkpoint of a run; the newest so far becomes the previous one.
 

@@ -405,7 +405,8 @@ class Options:
     task: int | None = setting(None, whole(1),
         "with --evaluate: the task N, counted from 1; else the last one saved")
     export: str | None = setting(None, path("the path of a file to write"),
-        "with --evaluate: also write the network's plain state dict to this file")
+        "with --evaluate: also write the network's plain state dict to this file, and what is "
+        "needed to use it to the one of the same name in .json")
     help: bool = setting(False, ACTION, "print this text and leave", "-h")
     # fmt: on
 
