@@ -144,6 +144,25 @@ def test_files_that_are_there_need_no_network(tmp_path, cifar, no_network):
     cifar.check(load_dataset("cifar100", str(tmp_path)))
 
 
+def test_the_folder_of_the_files_itself_may_be_given(tmp_path, cifar, no_network, monkeypatch):
+    folder = cifar.write_files(tmp_path / "data")
+    cifar.check(load_dataset("cifar100", folder))
+    (tmp_path / "link").symlink_to(folder)
+    cifar.check(load_dataset("cifar100", tmp_path / "link"))
+    monkeypatch.chdir(folder)
+    cifar.check(load_dataset("cifar100", "."))
+    renamed = folder.rename(tmp_path / "CIFAR")
+    assert "must be called cifar-100-python: rename it" in message(renamed)
+    assert sorted(path.name for path in renamed.iterdir()) == ["meta", "test", "train"]
+
+
+def test_what_is_missing_goes_beside_the_folder_that_was_given(tmp_path, cifar, serve):
+    cifar.reader.url = serve(cifar.archive)
+    cifar.check(load_dataset("cifar100", tmp_path / "cifar-100-python"))
+    assert (tmp_path / "cifar-100-python" / "train").is_file()
+    assert (tmp_path / "cifar-100-python.tar.gz").is_file()
+
+
 def test_an_archive_that_is_there_is_unpacked_without_network(tmp_path, cifar, no_network):
     (tmp_path / "cifar-100-python.tar.gz").write_bytes(cifar.archive)
     cifar.check(load_dataset("cifar100", tmp_path))

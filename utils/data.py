@@ -40,7 +40,7 @@ import logging
 import os
 import socket
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPException
@@ -228,9 +228,10 @@ Split = tuple[np.ndarray, np.ndarray]
 def _read_cifar(name: str, data_dir: Path) -> tuple[Split, Split]:
     """Return the train and the test split, from files whose checksums have been verified."""
     reader = _CIFAR[name]
-    folder = data_dir / reader.base_folder
     files = dict(reader.train_list + reader.test_list)
     files[reader.meta["filename"]] = reader.meta["md5"]
+    data_dir = _folder_above(data_dir, reader.base_folder, files)
+    folder = data_dir / reader.base_folder
     try:
         if not all((folder / file).exists() for file in files):
             _fetch_cifar(name, data_dir)
@@ -246,6 +247,25 @@ def _read_cifar(name: str, data_dir: Path) -> tuple[Split, Split]:
             f"{name} cannot be read from {folder} ({error}): make the folder and its files "
             f"readable, or name another one with --data_dir"
         ) from error
+
+
+def _folder_above(data_dir: Path, base: str, files: Iterable[str]) -> Path:
+    """Return the folder that has, or shall have, the folder `base` in it: also where that is given.
+
+    Raises:
+        DataError: the files lie in a folder of another name.
+    """
+    if (data_dir / base).exists():
+        return data_dir
+    for folder in (data_dir, data_dir.resolve()):  # the second, where . or a link leads there
+        if folder.name == base:
+            return folder.parent
+    if all((data_dir / file).is_file() for file in files):
+        raise DataError(
+            f"{data_dir} has the files of a CIFAR in it, but their folder must be called {base}: "
+            "rename it (--data_dir is the folder that it lies in)"
+        )
+    return data_dir
 
 
 def _split(dataset: CIFAR10) -> Split:
