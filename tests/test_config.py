@@ -666,6 +666,7 @@ WARNINGS = [  # the words typed, what the one warning says
     ("--milestones 80 170", "--milestones: milestone 170 is never reached, training ends after"),
     ("--init_epoch 100", "init_milestones: milestones 120, 170 are never reached"),
     ("--epochs 160 --scheduler cosine --t_max 170", "--t_max: the cosine reaches 0 after 170"),
+    ("--dataset synthetic -ms 200 -init 1", "-init: the first task has a single class, so its los"),
     ("--init_checkpoint f.pt", "--init_checkpoint: init_checkpoint is not used without --skip"),
     ("--seed 1 2 --no-shuffle", "--seed: shuffle is off, so the runs of the 2 seeds"),
 ]

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -90,12 +91,56 @@ def empty(folder):
     folder.mkdir()
 
 
+def put(folder, name):
+    """Put what is in a folder into a new folder there."""
+    shutil.move(folder, folder.with_name("moved"))
+    folder.mkdir()
+    shutil.move(folder.with_name("moved"), folder / name)
+
+
+def flat(split):
+    """Put the images of all classes together."""
+    for file in split.glob("*/*"):
+        file.rename(split / f"{file.parent.name} {file.name}")
+    for folder in split.iterdir():
+        if folder.is_dir():
+            folder.rmdir()
+
+
+def unsplit(own):
+    """Leave the folders of the classes only."""
+    for folder in (own / "train").iterdir():
+        folder.rename(own / folder.name)
+    shutil.rmtree(own / "train")
+    shutil.rmtree(own / "val")
+
+
 @pytest.mark.parametrize(
     ("damage", "says"),
     [
         (lambda own: shutil.rmtree(own), "there is no folder {own}/train; images are looked for"),
         (lambda own: shutil.rmtree(own / "train"), "--data_dir must name the folder that has trai"),
-        (lambda own: shutil.rmtree(own / "val"), "{own} has no folder val or test; the test imag"),
+        (
+            lambda own: shutil.rmtree(own / "val"),
+            "{own} has no folder val or test but 'train'; the",
+        ),
+        (lambda own: (own / "val").rename(own / "valid"), "or test but 'train', 'valid'; the test"),
+        # What it looks like: one folder down or up, not split, flat, or with folders in classes.
+        (lambda own: put(own, "photos"), "has train in it (it looks as if that were {own}/photos)"),
+        (lambda own: unsplit(own), "(the folders of the classes seem to lie in {own} itself: divi"),
+        (lambda own: flat(own / "train"), "(all images seem to lie in {own}/train: sort them into"),
+        (lambda own: flat(own / "val"), "(all images seem to lie in {own}/val: sort them into the"),
+        (
+            lambda own: (flat(own / "val"), put(own / "val", "images")),
+            "'class 2', which train has; every class needs test images (all images seem to lie in "
+            "{own}/val/images: sort",
+        ),
+        (
+            lambda own: put(own / "train" / "class 1", "images"),
+            "{own}/train/class 1 has no images; every class needs at least one, a file that ends "
+            "in .bmp, .gif, .jpeg, .jpg, .png, .ppm, .tif, .tiff, .webp (there are in "
+            "{own}/train/class 1/images: move them up)",
+        ),
         (lambda own: empty(own / "train"), "{own}/train has no folders; it needs one folder of"),
         (lambda own: empty(own / "train" / "class 1"), "{own}/train/class 1 has no images; every"),
         (lambda own: empty(own / "val" / "class 2"), "{own}/val/class 2 has no images; every"),
@@ -129,3 +174,73 @@ def test_every_mistake_in_a_class_list_is_a_sentence(content, says, own):
         find_classes(own, own / "list.txt")
     assert says.format(own=own) in str(caught.value)
     assert str(own / "list.txt") in str(caught.value)
+
+
+def test_the_folder_above_is_named_where_a_split_was_given(own, monkeypatch):
+    with pytest.raises(DataError, match=rf"it looks as if that were {own}\)$"):
+        list_images(own / "train")
+    monkeypatch.chdir(own / "val")
+    with pytest.raises(DataError, match=rf"it looks as if that were {own}\)$"):
+        list_images(".")
+
+
+NFC, NFD = "\u00e9t\u00e9", "e\u0301te\u0301"
+
+
+@pytest.mark.parametrize(("train", "val", "in_list"), [(NFC, NFD, NFC), (NFD, NFC, NFC)])
+def test_names_of_another_unicode_form_match(own, train, val, in_list):
+    for split, name in (("train", train), ("val", val)):
+        (own / split / "class 1").rename(own / split / name)
+    listing = list_images(own)
+    assert listing.classes == sorted(["class 0", "class 2", train])
+    label = listing.classes.index(train)
+    assert [os.path.relpath(file, own) for file in listing.test][label] == f"val/{val}/0.JPG"
+    (own / "list.txt").write_text(f"class 0\n{in_list}\n", encoding="utf-8")
+    assert find_classes(own, own / "list.txt") == sorted(["class 0", train])
+    assert list_images(own, own / "list.txt").test_labels == [0, 1]
+
+
+def test_one_name_in_two_unicode_forms_is_refused(own):
+    (own / "train" / "class 1").rename(own / "train" / NFC)
+    (own / "train" / "class 2").rename(own / "train" / NFD)
+    with pytest.raises(DataError, match=r"two folders.* differ only in their Unicode form"):
+        find_classes(own, None)
+    (own / "list.txt").write_text(f"{NFC}\n{NFD}\n", encoding="utf-8")
+    with pytest.raises(DataError, match=r"list\.txt names .* twice"):
+        find_classes(own, own / "list.txt")
+
+
+def test_a_name_that_is_no_utf8_is_refused_at_once_or_left_out(own):
+    strange = os.fsencode(own / "train") + b"/caf\xe9"
+    os.rename(own / "train" / "class 1", strange)
+    with pytest.raises(DataError) as caught:
+        find_classes(own, None)
+    assert str(caught.value).startswith(r"the name of the folder caf\udce9 in ")
+    str(caught.value).encode()
+    (own / "list.txt").write_text("class 0\nclass 2\n")
+    assert list_images(own, own / "list.txt").classes == ["class 0", "class 2"]
+    os.rename(strange, own / "train" / "class 1")
+    os.rename(
+        own / "train" / "class 1" / "0.JPG", os.fsencode(own / "train") + b"/class 1/\xe9.jpg"
+    )
+    assert len(list_images(own).train) == 6  # the name of an image is written nowhere
+
+
+def test_messages_stay_in_one_line_whatever_a_folder_is_called(own):
+    (own / "val" / "class 1").rename(own / "val" / "a\n\x1b[31mb")
+    empty(own / "val" / "a\n\x1b[31mb")
+    shutil.copytree(own / "val" / "a\n\x1b[31mb", own / "train" / "a\n\x1b[31mb")
+    shutil.rmtree(own / "train" / "class 1")
+    with pytest.raises(DataError) as caught:
+        list_images(own)
+    assert "a\\n\\x1b[31mb has no images" in str(caught.value)
+    assert str(caught.value).isprintable()
+
+
+def test_a_long_class_list_takes_no_time(tmp_path):
+    (tmp_path / "train" / "a").mkdir(parents=True)
+    (tmp_path / "list.txt").write_text("\n".join(map(str, range(20_000))) + "\n7\n")
+    began = time.process_time()
+    with pytest.raises(DataError, match="names '7' twice"):
+        find_classes(tmp_path, tmp_path / "list.txt")
+    assert time.process_time() - began < 1

@@ -3,6 +3,7 @@
 import csv
 import itertools
 import json
+import os
 import shutil
 import signal
 from dataclasses import replace
@@ -15,13 +16,14 @@ from picture_folders import make_folder
 from PIL import Image
 from processes import Program, assert_same_run, folders
 
+import main_memo
 from utils import analysis, evaluation
 from utils import data as data_module
 from utils.catalog import BACKBONES, FOLDER_DATASETS
 from utils.config import load_config
 from utils.data import DataError, ImageArrays, ImageFiles, data_settings, load_dataset
 from utils.data_manager import DataManager
-from utils.experiment import make_loaders
+from utils.experiment import make_loaders, run
 from utils.resume import find_call
 from utils.runs import find_runs, setting_key
 
@@ -137,6 +139,40 @@ def test_a_run_goes_on_with_its_own_files_only(own, tmp_path):
     assert analysis.main([str(folder), "--images", "8"]) == 0
 
 
+def test_a_class_made_while_a_run_trains_does_not_belong_to_it(few_pictures, tmp_path):
+    own = Path(shutil.copytree(few_pictures, tmp_path / "copy"))
+    program = start(own, tmp_path, "-net", "conv2", "--image_size", 12)
+    program.wait_for("logs in")
+    for split in ("train", "val"):
+        shutil.copytree(own / split / "class 0", own / split / "class 9")
+    assert program.wait() == 0, program.said()
+    (folder,) = folders(tmp_path)
+    assert json.loads((folder / "summary.json").read_text())["finished"]
+    assert json.loads((folder / "config.json").read_text())["_data"]["classes"] == [
+        f"class {label}" for label in range(4)
+    ]
+
+
+def test_a_class_made_while_the_program_starts_is_noticed(own):
+    config, _, _ = load_config([*TINY, "--data_dir", str(own), "--image_size", "12"])
+    for split in ("train", "val"):
+        shutil.copytree(own / split / "class 0", own / split / "class 9")
+    with pytest.raises(DataError, match=r"classes were added to .*; start it again"):
+        run(config)
+
+
+def test_a_class_whose_name_is_no_utf8_is_refused_before_images_are_read(own, tmp_path, capsys):
+    for split in ("train", "val"):
+        os.rename(own / split / "class 1", os.fsencode(own / split) + b"/caf\xe9")
+        for file in own.glob(f"{split}/*/*.*"):
+            file.write_bytes(b"not looked at")
+    words = [*TINY, "--data_dir", str(own), "--log_dir", str(tmp_path / "logs")]
+    assert main_memo.main(words) == 2
+    assert r"the name of the folder caf\udce9 in" in capsys.readouterr().err
+    (own / "list.txt").write_text("class 0\nclass 2\n")
+    load_config([*words, "--class_list", str(own / "list.txt")])
+
+
 def test_resume_without_a_folder_looks_at_the_same_data(own, pictures, tmp_path):
     flags = ["-net", "conv2", "--image_size", 12, "--resume"]
     assert start(own, tmp_path, *flags, "--stop_after_task", 1).wait() == 0
@@ -192,8 +228,8 @@ def test_a_run_with_a_class_list_moves_with_it(own, tmp_path):
     assert program.wait() == 0, program.said()
     assert "the same as in" in program.said()
     config, _, _ = load_config(["--resume", str(folder), *map(str, where)])
-    run = find_runs([folder])[0].config
-    assert setting_key(config.to_dict() | {"_data": run["_data"]}, 3) == setting_key(run, 3)
+    before = find_runs([folder])[0].config
+    assert setting_key(config.to_dict() | {"_data": before["_data"]}, 3) == setting_key(before, 3)
     program = Program("--resume", folder, *where, "--stop_after_task", 2, output=tmp_path / "said")
     assert program.wait() == 0, program.said()
     # Without its folder a run is known by its classes, not by where their list lies.

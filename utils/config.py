@@ -37,6 +37,7 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -332,9 +333,11 @@ class Config:
         left_open = {key: value for key, value in asked.items() if value != getattr(self, key)}
         object.__setattr__(self, "_left_open", left_open)
 
-    @property
+    @cached_property
     def classes(self) -> int:
-        """How many classes the run's data set has.
+        """How many classes the run's data set has, or had when that was first asked for.
+
+        A folder that is made while the run trains does not belong to it.
 
         Raises:
             DataError: that is to be seen in a folder, which is not there any more.
@@ -456,13 +459,15 @@ def _classes(*where: Any) -> int | None:
 
 
 @rule
-def _folder_has_classes(data_dir, dataset):
+def _folder_has_classes(data_dir, dataset, class_list):
     if dataset == "folder":
         try:
-            classes = find_classes(data_dir, None)
+            classes = find_classes(data_dir, class_list)
+        except ClassListError:
+            return None  # another rule's sentence
         except DataError as error:
             return str(error)
-        if len(classes) < 2:
+        if len(classes) < 2 and class_list is None:
             return f"{data_dir} has a single class, {classes[0]!r}; 2 or more are needed"
 
 
@@ -631,6 +636,15 @@ def _trunk_is_trained_with_many_base_classes(train_base, init_cls):
         return (
             f"train_base is on with {init_cls} base classes; the published runs freeze the "
             f"generalized blocks with more than {TRAIN_BASE_UP_TO} (--no-train_base)"
+        )
+
+
+@caution
+def _first_task_has_something_to_tell_apart(init_cls):
+    if init_cls == 1:
+        return (
+            "the first task has a single class, so its loss is 0 by construction and its training "
+            "teaches the network nothing; init_cls of 2 or more is usual"
         )
 
 

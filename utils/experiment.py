@@ -199,7 +199,13 @@ def _require_first_task(config: Config) -> None:
 
 def _load_data(config: Config, noted: dict[str, Any] | None) -> ImageArrays | ImageFiles:
     settings = data_settings(config.to_dict(), noted)
-    return load_dataset(config.dataset, config.data_dir, **settings)
+    data = load_dataset(config.dataset, config.data_dir, **settings)
+    if data.listing and data.num_classes != config.classes:
+        raise DataError(
+            f"classes were added to {config.data_dir} or taken away while the program started; "
+            "start it again"
+        )
+    return data
 
 
 def run_class_order(

@@ -8,14 +8,19 @@ torchvision's ImageFolder does it, so that the class order of a seed is the publ
 of classes (`class_list`: a file, one folder name a line) chooses among the folders; its order makes
 no difference. Images are the files of a class's folder whose names end in one of `SUFFIXES`, in
 capitals or not; other files, names that begin with a dot, and folders further down are not looked
-at.
+at. Names that look the same are the same: Unicode writes an accent in two ways (NFC and NFD), and
+copying between systems changes the one into the other.
 """
 
 import hashlib
 import os
+import unicodedata
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+
+from utils.settings import escaped
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 TRAIN = "train"
@@ -24,6 +29,10 @@ TEST = ("val", "test")  # ImageNet's test images have no labels: where both are,
 
 class DataError(Exception):
     """A data set cannot be had; the message is one sentence for the user, with the remedy."""
+
+    def __init__(self, sentence: str) -> None:
+        """Keep it in one line, also where the name of a file has several, or is no UTF-8."""
+        super().__init__(escaped(sentence).replace("\n", "\\n"))
 
 
 class ClassListError(DataError):
@@ -51,23 +60,52 @@ def find_classes(data_dir: str | Path, class_list: str | Path | None) -> list[st
 
     Raises:
         ClassListError: the list is wrong.
-        DataError: there is no train/, or it has no folders.
+        DataError: there is no train/, it has no folders, or one whose name is no text.
     """
     train = Path(data_dir, TRAIN)
     # The list first: what is wrong with it by itself is found where there are no images yet.
     names = None if class_list is None else _read_class_list(class_list)
-    found = _folders(train)
+    found = _by_form(train)
     if not found:
-        raise DataError(f"{train} has no folders; it needs one folder of images for each class")
+        raise DataError(
+            f"{train} has no folders; it needs one folder of images for each class{_flat([train])}"
+        )
     if names is None:
-        return found
-    missing = sorted(set(names) - set(found))
+        _require_text(found.values(), train)
+        return list(found.values())
+    missing = sorted(name for name in names if _form(name) not in found)
     if missing:
         raise ClassListError(
             f"the class list {class_list} names {_some(missing)}, but {train} has no folder of "
             "that name; every line must be the name of a folder there"
         )
-    return sorted(names)
+    return sorted(found[_form(name)] for name in names)
+
+
+def _require_text(names: Iterable[str], split: Path) -> None:
+    # The run's files name its classes: bytes that are no UTF-8 could not be written there.
+    for name in names:
+        if any("\ud800" <= letter <= "\udfff" for letter in name):
+            raise DataError(
+                f"the name of the folder {name} in {split} is not UTF-8; rename it (convmv renames "
+                "many), or choose others with --class_list"
+            )
+
+
+def _form(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
+
+
+def _by_form(split: Path) -> dict[str, str]:
+    """Return the folders of a split by the one form of their names, sorted by their own."""
+    found: dict[str, str] = {}
+    for name in _folders(split):
+        if found.setdefault(_form(name), name) != name:
+            raise DataError(
+                f"{split} has two folders {name}, whose names differ only in their Unicode form "
+                "(NFC and NFD); put their images into one"
+            )
+    return found
 
 
 def _read_class_list(path: str | Path) -> list[str]:
@@ -84,7 +122,7 @@ def _read_class_list(path: str | Path) -> list[str]:
     if "\0" in text:  # which UTF-16 without a mark is full of
         raise ClassListError(f"the class list {path} is not UTF-8 text; save it as UTF-8")
     names = [line.strip() for line in text.splitlines() if line.strip()]
-    twice = sorted({name for name in names if names.count(name) > 1})
+    twice = sorted(name for name, count in Counter(map(_form, names)).items() if count > 1)
     if not names:
         raise ClassListError(f"the class list {path} is empty; it needs one folder name a line")
     if twice:
@@ -100,21 +138,23 @@ def list_images(data_dir: str | Path, class_list: str | Path | None = None) -> L
     """
     classes = find_classes(data_dir, class_list)
     test_dir = _test_folder(Path(data_dir))
-    in_test = _folders(test_dir)
-    missing = sorted(set(classes) - set(in_test))
+    in_test = _by_form(test_dir)
+    missing = [name for name in classes if _form(name) not in in_test]
     if missing:
+        inside = [test_dir, *(test_dir / name for name in in_test.values())]
         raise DataError(
             f"{test_dir} has no folder for {_some(missing)}, which {TRAIN} has; every class needs "
-            "test images"
+            f"test images{_flat(inside) if len(missing) == len(classes) else ''}"
         )
-    unknown = sorted(set(in_test) - set(classes))
+    unknown = sorted(in_test.keys() - set(map(_form, classes)))
     if unknown and class_list is None:
         raise DataError(
             f"{test_dir} has a folder for {_some(unknown)}, but {Path(data_dir, TRAIN)} has none; "
             "the classes must be the same (or choose some with --class_list)"
         )
     train, train_labels, others = _images(Path(data_dir, TRAIN), classes)
-    test, test_labels, others_in_test = _images(test_dir, classes)
+    test_folders = [in_test[_form(name)] for name in classes]
+    test, test_labels, others_in_test = _images(test_dir, test_folders)
     others += others_in_test
     names = (os.path.relpath(file, data_dir) for file in (*train, *test))
     left_out = (
@@ -145,9 +185,36 @@ def _test_folder(data_dir: Path) -> Path:
         if (data_dir / name).is_dir():
             return data_dir / name
     raise DataError(
-        f"{data_dir} has no folder {' or '.join(TEST)}; the test images belong there, in one "
-        "folder for each class"
+        f"{data_dir} has no folder {' or '.join(TEST)} but {_some(_folders(data_dir))}; the test "
+        "images belong there, in one folder for each class"
     )
+
+
+def _where_it_may_be(data_dir: Path) -> str:
+    """Return what a folder without train/ looks like, as the end of a sentence, if it is known."""
+    below = sorted(data_dir.glob(f"*/{TRAIN}"))
+    above = data_dir.absolute().parent
+    if below or (above / TRAIN).is_dir():
+        return f" (it looks as if that were {below[0].parent if below else above})"
+    if data_dir.is_dir() and any(_has_images(data_dir / name) for name in _folders(data_dir)):
+        return (
+            f" (the folders of the classes seem to lie in {data_dir} itself: divide their images "
+            f"into {TRAIN}/<class>/ and {TEST[0]}/<class>/)"
+        )
+    return ""
+
+
+def _flat(folders: Iterable[Path]) -> str:
+    """Return, as the end of a sentence, which of these folders has all images in it, if one has."""
+    for folder in folders:
+        if _has_images(folder):
+            return f" (all images seem to lie in {folder}: sort them into the folders of classes)"
+    return ""
+
+
+def _has_images(folder: Path) -> bool:
+    with os.scandir(folder) as entries:
+        return any(entry.name.lower().endswith(SUFFIXES) for entry in entries)
 
 
 def _folders(split: Path) -> list[str]:
@@ -159,6 +226,7 @@ def _folders(split: Path) -> list[str]:
         raise DataError(
             f"there is no folder {split}; images are looked for in {split}/<class>/, and "
             f"--data_dir must name the folder that has {split.name} in it"
+            f"{_where_it_may_be(split.parent)}"
         ) from error
     except OSError as error:
         raise DataError(
@@ -192,9 +260,10 @@ def _images(split: Path, classes: list[str]) -> tuple[list[str], list[int], int]
                 f"{folder} cannot be read ({error.strerror}); make it readable"
             ) from error
         if not files:
+            deeper = [f" (there are in {top}: move them up)" for top in below if _has_images(top)]
             raise DataError(
                 f"{folder} has no images; every class needs at least one, a file that ends in "
-                f"{', '.join(SUFFIXES)}"
+                f"{', '.join(SUFFIXES)}{''.join(deeper[:1])}"
             )
         paths += [os.path.join(folder, file) for file in files]
         labels += [label] * len(files)
