@@ -25,6 +25,7 @@ from utils.checkpoint import (
     save_task_checkpoint,
     set_random_state,
 )
+from utils.config import Config
 from utils.inc_net import AdaptiveNet
 
 ORDER = [4, 2, 0, 1, 3, 5]
@@ -78,7 +79,8 @@ def equal(a, b) -> bool:
 
 def run_content(step=1):
     keys = ("config", "machines", "call", "learner", "progress", "random", "log_bytes")
-    return {**{key: {} for key in keys}, "learner": {"step": step, "weights": torch.randn(1000)}}
+    parts = {"config": Config().to_dict(), "learner": {"step": step, "weights": torch.randn(1000)}}
+    return {**{key: {} for key in keys}, **parts}
 
 
 def test_the_newest_checkpoint_and_the_one_before_are_kept(tmp_path):

@@ -1,10 +1,11 @@
 """utils/config.py and the front door: precedence, every message, help, and no torch."""
 
 import json
+import re
 import subprocess
 import sys
 from contextlib import suppress
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pytest
 from conftest import REPOSITORY, run_program
@@ -20,6 +21,7 @@ from utils.config import (
     help_text,
     load_config,
     markdown_table,
+    resolve,
 )
 
 CLASSES_OF_CIFAR10 = list(range(10))
@@ -565,8 +567,8 @@ BAD_FILES = [  # the bytes of the file, what the one message says
     (b'{"epochs": 3} {}', "x.json: not valid JSON"),
     (b"\xff\xfe{}", "x.json: the file is not UTF-8 text (byte 0)"),
     (b'{"data_dir": "caf\xe9"}', "x.json: the file is not UTF-8 text (byte 17)"),
-    (b"[1, 2]", "x.json: it must hold one object with settings"),
-    (b"null", "x.json: it must hold one object with settings"),
+    (b"[1, 2]", "x.json: it must hold one object, such as"),
+    (b"null", "x.json: it must hold one object, such as"),
     (b'{"epochs": 3, "epochs": 3}', 'x.json: "epochs" is there twice; keep one'),
     (b'{"epoch": 3}', 'x.json: there is no setting "epoch"; did you mean epochs?'),
     (b'{"zzz": 3}', 'x.json: there is no setting "zzz"; --help lists them'),
@@ -647,11 +649,35 @@ def test_changed_keys_are_those_that_decide_results():
     now = Config(lrate=0.2, log_dir="elsewhere", device=[0], max_minutes=5, seed=[7]).to_dict()
     assert changed_keys(Config().to_dict(), now) == ["seed", "lrate"]
     assert changed_keys(now, now) == []
-    # A key that an older program did not have counts as its default.
-    before = Config().to_dict()
-    del before["deterministic"]
-    assert changed_keys(before, Config().to_dict()) == []
-    assert changed_keys(before, Config(deterministic=True).to_dict()) == ["deterministic"]
+
+
+def test_what_an_older_program_did_not_know_counts_as_its_default_resolved():
+    settings = Config(init_cls=50, epochs=30, dataset="folder", convnet_type="memo_conv2")
+    old = settings.to_dict() | {"_call": "abc", "of_the_future": 3}
+    for key in ("deterministic", "train_base", "t_max", "image_size"):
+        del old[key]
+    resolved = resolve(old)
+    assert resolved == settings.to_dict() | {"_call": "abc", "of_the_future": 3}
+    assert changed_keys(resolved, settings.to_dict()) == []
+    other = replace(settings, deterministic=True, t_max=20).to_dict()
+    assert changed_keys(resolved, other) == ["t_max", "deterministic"]
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"seed": []}, "seed must be different whole numbers"),
+        ({"model_name": "der"}, 'model_name: must be memo, got "der"'),
+        ({"device": {}}, "device: must be different GPU ids"),
+        ({"_seeds": 7.5}, "_seeds must be different whole numbers"),
+        ({"_call": []}, "_call must be text"),
+        ({"_data": {"files": 3}}, "_data files must be text, got 3"),
+        ({"_devices": [1]}, "_devices must be names"),
+    ],
+)
+def test_what_a_run_says_of_itself_is_checked(change, says):
+    with pytest.raises(ValueError, match="^" + re.escape(says)):
+        resolve(Config().to_dict() | change)
 
 
 # --- What is warned of ----------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 from conftest import REPOSITORY
-from fake_runs import fake_run
+from fake_runs import DAMAGES, fake_run
 
 from utils import published
 from utils.report import (
@@ -143,7 +143,7 @@ def test_rows_of_the_same_setting_are_told_apart(tmp_path):
 
 
 def test_unfinished_runs_are_listed_and_not_averaged(three_seeds):
-    fake_run(three_seeds / "dying", shifted(50)[:4], seed=[5], finished=False)
+    fake_run(three_seeds / "dying", shifted(5)[:4], seed=[5], finished=False)
     fake_run(three_seeds / "young", TEN, seed=[6])
     (three_seeds / "young" / "summary.json").unlink()
     fake_run(three_seeds / "cut", TEN, seed=[7])
@@ -424,3 +424,19 @@ class TestSeveralCurves:
                  memory_size=2118, devices=("cuda:0", "cuda:1"))  # fmt: skip
         assert main(["--auc", str(logs)]) == 0
         assert re.search(r"two: its curve \(.*on 2 devices\)", capsys.readouterr().out)
+
+
+def test_a_damaged_run_is_listed_with_the_reason_and_everything_else_goes_on(three_seeds, capsys):
+    for name, damage in DAMAGES.items():
+        damage(fake_run(three_seeds / name, TEN, seed=[5]))
+    assert main([str(three_seeds)]) == 0
+    said = capsys.readouterr().out
+    assert table(said)[1][1:3] == ["3", "72.00 ± 1.00"]
+    listed = said.split("Not averaged:")[1]
+    for name in DAMAGES:
+        assert re.search(f"^- .*/{name}: {name[:6]}.*json .", listed, flags=re.MULTILINE), name
+    assert 'model_name: must be memo, got "der"' in listed
+    assert "config.json cannot be read (it is a pipe or a device, not a regular file)" in listed
+    assert max(map(len, listed.splitlines())) < 500
+    assert main(["--auc", str(three_seeds)]) == 2  # no run of that protocol, and no traceback
+    assert main(["--published", str(three_seeds)]) == 0

@@ -5,7 +5,9 @@ predictions and log lines with those of an undisturbed run, bit for bit.
 """
 
 import json
+import os
 import random
+import re
 import shutil
 import signal
 import sys
@@ -13,6 +15,7 @@ import time
 
 import pytest
 import torch
+from fake_runs import DAMAGES, fake_run
 from processes import (
     SMALL,
     Program,
@@ -24,7 +27,11 @@ from processes import (
 
 from main_memo import main
 from utils import experiment
-from utils.checkpoint import NEWEST, PREVIOUS, load_run, save_run
+from utils.checkpoint import NEWEST, PREVIOUS, CheckpointError, load_run, save_run
+from utils.config import Config, load_config
+from utils.logbook import runs_folder
+from utils.resume import find_call
+from utils.runs import find_runs
 
 
 @pytest.fixture(scope="module")
@@ -443,7 +450,8 @@ def test_a_missing_config_is_named(config, copy):
     flags = [*config, "--seed", 1, 2, "--log_dir", copy, "--resume", "--max_minutes", 0.001]
     program = Program(*flags, output=copy / "more")
     program.wait()
-    assert f"{folder / 'config.json'} is missing or damaged, so its run is passed" in program.said()
+    why = "config.json cannot be read (No such file or directory)"
+    assert f"{folder}: {why}, so its run is passed over" in program.said()
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
@@ -474,3 +482,52 @@ def test_a_folder_that_is_no_run_s_is_named(config, tmp_path):
     program = Program("--resume", tmp_path, *config, output=tmp_path / "more")
     assert program.wait() == 2
     assert f"{tmp_path} is not the folder of a run that could go on" in program.said()
+
+
+def test_damaged_runs_are_passed_over_by_a_resume_and_named(tmp_path, caplog):
+    config = Config(log_dir=str(tmp_path))
+    parent = runs_folder(tmp_path, "fair", "cifar100", "memo")
+    for name, damage in DAMAGES.items():
+        folder = fake_run(parent / name, [90.0], finished=False, log_dir=str(tmp_path))
+        notes = json.loads((folder / "config.json").read_text())
+        calls = {"_call": name, "_seeds": [1993]}
+        (folder / "config.json").write_text(json.dumps({**notes, **calls}))
+        damage(folder)
+    call = find_call(config, True)
+    assert next(iter(call.folders.values())).name in DAMAGES  # its settings can be read
+    for name in DAMAGES:
+        if name.startswith("config"):
+            assert re.search(f"{name}: config.json .*so its run is passed over", caplog.text)
+            with pytest.raises(CheckpointError, match=f"{name} is not the folder of a run that"):
+                find_call(config, parent / name)
+        else:
+            assert find_call(config, parent / name).folders == {1993: parent / name}
+
+
+def test_what_a_run_did_not_write_down_yet_counts_as_it_was(config, copy):
+    """A setting that is newer than a run has the value that it would have had then."""
+    _, folder = folders(copy)
+    notes = json.loads((folder / "config.json").read_text())
+    for key in ("train_base", "t_max", "image_size"):
+        del notes[key]
+    (folder / "config.json").write_text(json.dumps(notes))
+    content, _ = load_run(folder)
+    content["config"] = {key: notes[key] for key in content["config"] if key in notes}
+    save_run(folder, {key: content[key] for key in content if key != "format"})
+    assert main(["--evaluate", str(folder)]) == 0
+    assert find_call(load_config(["--resume", str(folder)])[0], folder).folders == {2: folder}
+    assert [run.unfinished for run in find_runs([copy])] == ["", "2 of 3 tasks finished"]
+
+
+def test_a_run_whose_settings_could_not_be_written_can_begin_again(config, tmp_path):
+    said = tmp_path / "said"
+    flags = [*config, "--log_dir", tmp_path / "logs", "--stop_after_task", 1]
+    # The second file to be flushed would be config.json's.
+    assert Program(*flags, output=said, full_from=1).wait() == 1
+    (log,) = tmp_path.glob("logs/*/*/*/*/main.log")
+    assert sorted(os.listdir(log.parent)) == ["main.log"]
+    (log.parent / ".config.json.99.tmp").mkdir()  # named like what a killed run leaves
+    assert Program("--resume", log.parent, output=said).wait() == 2
+    assert "give the run's settings with --config" in said.read_text()
+    assert Program(*flags, "--resume", log.parent, output=said).wait() == 0, said.read_text()
+    assert json.loads((log.parent / "summary.json").read_text())["finished"] is True

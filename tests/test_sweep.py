@@ -10,6 +10,7 @@ from fake_runs import fake_run
 
 import utils.sweep
 from utils.config import Config
+from utils.folders import list_images
 from utils.runs import find_runs
 from utils.sweep import main, missing_seeds
 
@@ -39,6 +40,24 @@ def test_a_run_is_finished_whatever_its_device_made_of_auto(tmp_path):
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "_precision": "tf32"}))
     assert missing_seeds(Config(), find_runs([tmp_path])) == []
+
+
+def test_a_run_of_image_files_is_finished_as_long_as_they_are_the_same(tmp_path):
+    images = tmp_path / "images"
+    for name in ("train/a/1.png", "train/b/1.png", "val/a/2.png", "val/b/2.png"):
+        (images / name).parent.mkdir(parents=True)
+        (images / name).touch()
+    asked = {"dataset": "folder", "data_dir": str(images), "init_cls": 1, "increment": 1}
+    folder = fake_run(tmp_path / "logs" / "run", TEN[:2], **asked)
+    config = json.loads((folder / "config.json").read_text())
+    files = {"files": list_images(images).identity, "classes": ["a", "b"]}
+    (folder / "config.json").write_text(json.dumps({**config, "_data": files}))
+    config, runs = Config(seed=[1993, 1], **asked), find_runs([tmp_path / "logs"])
+    assert missing_seeds(config, runs) == [1]
+    (images / "train/a/0.png").touch()
+    assert missing_seeds(config, runs) == [1993, 1]
+    (images / "train/a").rename(tmp_path / "elsewhere")
+    assert missing_seeds(config, runs) == [1993, 1]
 
 
 @pytest.fixture

@@ -36,7 +36,6 @@ if __name__ == "__main__":
 import argparse
 import csv
 import io
-import json
 import re
 import sys
 from collections.abc import Iterable, Sequence
@@ -61,7 +60,7 @@ from utils.plots import (
     figure_bytes,
 )
 from utils.precision import full_float32
-from utils.runs import words_of
+from utils.runs import read_config, words_of
 from utils.settings import printable
 
 BATCH = 100  # images in one forward pass; no result depends on it
@@ -286,18 +285,9 @@ def _write_blocks(out: Path, recorded: Any, trunk: int, title: str) -> list[str]
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        needed = ("model_name", "dataset", "convnet_type", "init_cls", "increment", "data_dir")
-        missing = [key for key in needed if key not in config]
-    except OSError as error:
-        raise AnalysisError(
-            f"{folder} is not a run's folder: its config.json cannot be read ({error.strerror})"
-        ) from error
-    except (ValueError, TypeError) as error:
-        raise AnalysisError(f"{folder / 'config.json'} is not a run's config: {error}") from error
-    if missing:
-        raise AnalysisError(f"{folder / 'config.json'} lacks {', '.join(missing)}")
+    config, wrong = read_config(folder)
+    if wrong:
+        raise AnalysisError(f"{folder} is not a run's folder: {wrong}")
     return config
 
 

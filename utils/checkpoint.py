@@ -42,6 +42,7 @@ import torch
 from torch import Tensor
 
 import convs
+from utils.config import resolve
 from utils.files import named, sync_folder, write_file
 from utils.inc_net import AdaptiveNet, state_mismatch
 
@@ -167,7 +168,10 @@ def _as_run(path: Path) -> dict[str, Any]:
     if missing:
         raise CheckpointError(f"{path} is a run's checkpoint without {', '.join(missing)}")
     _require_whole(path)
-    return content
+    try:
+        return {**content, "config": resolve(content["config"])}
+    except ValueError as error:
+        raise CheckpointError(f"{path} holds settings that cannot be: {error}") from error
 
 
 def random_state() -> dict[str, Any]:

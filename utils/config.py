@@ -70,6 +70,7 @@ from utils.settings import (
     check,
     choice,
     declared,
+    entries,
     help_lines,
     name_keys,
     number,
@@ -791,17 +792,66 @@ def _unusable_together(options: Options, typed: Mapping[str, Given]) -> list[Pro
     return problems
 
 
+def _any_text(value: Any) -> str:
+    require(isinstance(value, str))
+    return value
+
+
+_ANY_TEXT = Kind("text", _any_text)
+_DATA = entries(
+    {"files": _ANY_TEXT},
+    {
+        "classes": several("names", _ANY_TEXT),
+        "mean": MEAN,
+        "std": several("three numbers", NOT_NEGATIVE, lambda values: len(values) == 3),
+    },
+)
+# What config.json holds beside the settings, of all that the program reads again.
+_OF_A_RUN = entries(
+    {"seed": SEEDS},
+    {
+        "_call": _ANY_TEXT,
+        "_seeds": several(SEEDS.what, SEED, lambda values: values != []),
+        "_data": or_none(_DATA),
+        "_precision": choice(*PRECISIONS),
+        "_devices": several("names", _ANY_TEXT),
+        "_processes": whole(1),
+        "_threads": whole(1),
+        "_processor": _ANY_TEXT,
+        "_torch": _ANY_TEXT,
+    },
+)
+
+
+def resolve(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a run's config.json says, each value of its kind and every setting there.
+
+    A setting that came into the program after the run has its default, resolved as for a new run.
+    Notes and settings that are not known here stay as they are.
+
+    Raises:
+        ValueError: it is not a run's, or a value is wrong; the message says which.
+    """
+    _OF_A_RUN.check(content)
+    given = {key: Given(value, key) for key, value in content.items() if key in SETTINGS}
+    values, problems = check(given, SETTINGS)
+    if problems:
+        raise ValueError(problems[0].sentence)
+    try:
+        return {**content, **Config(**values).to_dict()}
+    except DataError as error:  # "auto" of images that are not there
+        raise ValueError(str(error)) from error
+
+
 def changed_keys(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Return the settings that decide the results and differ between two resolved configurations.
 
     Args:
-        before: of a run, as in its config.json; what it lacks has its default.
+        before: of a run, as `resolve` gives it.
         now: as `Config.to_dict` gives it.
     """
     return [
-        key
-        for key, each in SETTINGS.items()
-        if each.decides == RESULTS and before.get(key, each.default) != now[key]
+        key for key, each in SETTINGS.items() if each.decides == RESULTS and before[key] != now[key]
     ]
 
 

@@ -52,7 +52,7 @@ from torchvision.datasets import CIFAR10, CIFAR100
 from torchvision.datasets.utils import calculate_md5, check_integrity, download_and_extract_archive
 
 from utils.catalog import DATASETS, FOLDER_DATASETS
-from utils.files import write_file
+from utils.files import read_json, write_file
 from utils.folders import DataError, Listing, hash_lines, list_images
 from utils.images import (
     SMALL,
@@ -372,14 +372,13 @@ def _cached_mean_and_std(data_dir: Path, listing: Listing, size: int) -> tuple:
     key = hash_lines([f"{size} upright", *lines])
     kept: dict[str, Any] = {}
     try:
-        kept = json.loads(path.read_bytes())
+        kept = read_json(path)
         found = kept[key]["mean"], kept[key]["std"]
         if all(isinstance(value, float) for each in found for value in each):
             return found
     except FileNotFoundError:
         pass
     except (OSError, ValueError, KeyError, TypeError) as error:
-        kept = kept if isinstance(kept, dict) else {}
         log.debug("%s does not know these files (%s)", path, type(error).__name__)
     log.info(
         "computing mean and standard deviation of %d images, once; they will be in %s",

@@ -49,13 +49,14 @@ from utils.data import data_settings, describe, load_dataset
 from utils.data_manager import DataManager
 from utils.devices import resolve_devices, set_up_cudnn
 from utils.experiment import make_loaders
-from utils.files import write_file
+from utils.files import read_json, write_file
 from utils.images import eval_transform, open_image
 from utils.inc_net import AdaptiveNet, state_mismatch
 from utils.logbook import LOGGER, setup_console, task_line
 from utils.metrics import TaskMetrics, evaluate_task
 from utils.pixels import bits_a_sample, to_rgb
-from utils.resume import read_notes, refuse_changes, refuse_other_files
+from utils.resume import refuse_changes, refuse_other_files
+from utils.runs import read_config
 
 EXPORT_FORMAT = "memo-export-1"
 
@@ -79,18 +80,18 @@ def evaluate_run(config: Config, run_dir: str | Path, task: int | None, export: 
     setup_console()
     set_up_cudnn(config.deterministic)
     folder = Path(run_dir)
-    notes = read_notes(folder / "config.json")
-    if notes is not None:
+    notes, _ = read_config(folder)
+    if notes:
         refuse_changes(folder, notes, config)
     saved = _load(folder, task)
     said = ""
     if export is not None:
-        said = _export(Path(export), saved, _facts(saved, config, notes or {}))
+        said = _export(Path(export), saved, _facts(saved, config, notes))
 
     devices, warning = resolve_devices(config.device)
     if warning:
         LOGGER.warning("%s", warning)
-    settings = data_settings(config.to_dict(), (notes or {}).get("_data"))
+    settings = data_settings(config.to_dict(), notes.get("_data"))
     data = load_dataset(config.dataset, config.data_dir, **settings)
     refuse_other_files(folder, notes, describe(data))
     tasks = DataManager(
@@ -246,8 +247,11 @@ def load_exported(path: str | Path) -> Exported:
     """
     path = Path(path)
     beside = _beside(path)
-    facts = read_notes(beside)
-    if facts is None or facts.get("format") != EXPORT_FORMAT:
+    try:
+        facts = read_json(beside)
+    except (OSError, ValueError):
+        facts = {}
+    if facts.get("format") != EXPORT_FORMAT:
         raise CheckpointError(
             f"{beside} is missing or is not what --export writes beside the weights (format = "
             f"{EXPORT_FORMAT!r}); copy it there with {path.name}, or export again"

@@ -66,13 +66,12 @@ from utils.resume import (
     find_call,
     is_finished,
     noted_data,
-    read_notes,
     refuse_changes,
     refuse_other_files,
     tasks_done,
     tasks_to_do,
 )
-from utils.runs import title_of
+from utils.runs import read_config, title_of
 from utils.seeds import WEIGHTS, stream_seed
 
 log = logging.getLogger("memo")
@@ -240,9 +239,7 @@ def run_class_order(
     with contextlib.ExitStack() as stack:
         group.on_main(stack.enter_context, locked(folder))
         if resumed:
-            group.on_main(
-                refuse_other_files, folder, read_notes(folder / "config.json"), describe(data)
-            )
+            group.on_main(refuse_other_files, folder, read_config(folder)[0], describe(data))
         checkpoint = group.from_main(_take_up, folder, config) if resumed else None
         if checkpoint and tasks_done(checkpoint) >= tasks_to_do(config):
             return group.from_main(_finished, folder)

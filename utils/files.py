@@ -1,9 +1,87 @@
-"""Writing a file so that a crash, a full disk or a power cut leaves the old content or the new."""
+"""Files: written so that a crash leaves the old content or the new, read without trusting them.
+
+What lies where a file is expected may be a pipe that nobody fills, a device without an end, or
+gigabytes: only regular files of a sane size are read.
+"""
 
 import contextlib
 import errno
+import json
 import os
+import stat
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, BinaryIO
+
+MOST_TEXT = 2**24  # bytes of settings, results or a list of classes; the largest are far smaller
+DEEPEST = 20  # objects and lists inside each other in a JSON file; ours have 3
+
+
+@contextlib.contextmanager
+def open_file(path: str | Path, most: int) -> Iterator[BinaryIO]:
+    """Open a regular file of at most so many bytes for reading.
+
+    Raises:
+        OSError: there is none; `strerror` says what is there instead.
+    """
+    # O_NONBLOCK, so that to open a pipe does not wait for somebody who writes to it.
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+        about = os.fstat(file.fileno())
+        if not stat.S_ISREG(about.st_mode):
+            what = "it is a pipe or a device, not a regular file"
+            raise OSError(errno.EINVAL, what, str(path))
+        if about.st_size > most:
+            what = f"its {about.st_size} bytes are more than the {most} that such a file may have"
+            raise OSError(errno.EFBIG, what, str(path))
+        yield file
+
+
+def read_file(path: str | Path) -> bytes:
+    """Return the bytes of a text file.
+
+    Raises:
+        OSError: see `open_file`.
+    """
+    with open_file(path, MOST_TEXT) as file:
+        return file.read(MOST_TEXT)  # not more, should the size be a lie, as in /proc
+
+
+def read_json(path: Path, pairs: Callable[[list], dict] | None = None) -> dict[str, Any]:
+    """Return the object in a JSON file.
+
+    Args:
+        path: the file.
+        pairs: makes each object of its keys and values, as for `json.loads`.
+
+    Raises:
+        OSError: see `open_file`.
+        ValueError: it holds something else; the message says what, without the file's name.
+    """
+    too_much = "not valid JSON: a number is too long or the nesting too deep"
+    try:
+        content = json.loads(read_file(path).decode("utf-8-sig"), object_pairs_hook=pairs)
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"the file is not UTF-8 text (byte {error.start}); save it as UTF-8"
+        ) from error
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno}, column {error.colno}"
+        raise ValueError(f"not valid JSON at {where}: {error.msg}") from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError(too_much) from error
+    if _is_deeper(content, DEEPEST):
+        raise ValueError(too_much)
+    if not isinstance(content, dict):
+        raise ValueError('it must hold one object, such as {"batch_size": 128}')
+    return content
+
+
+def _is_deeper(value: Any, levels: int) -> bool:
+    """Return whether lists and objects are nested deeper than so many levels."""
+    if not isinstance(value, list | dict):
+        return False
+    inside = value.values() if isinstance(value, dict) else value
+    return levels == 0 or any(_is_deeper(each, levels - 1) for each in inside)
 
 
 def write_file(path: Path, content: bytes | memoryview) -> None:
@@ -46,4 +124,5 @@ def sync_folder(folder: Path) -> None:
 def remove_leftovers(folder: Path) -> None:
     """Delete the temporary files that a process killed while writing has left in a folder."""
     for path in folder.glob(".*.tmp"):
-        path.unlink()
+        if not path.is_dir():  # which this program has not left
+            path.unlink()

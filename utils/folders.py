@@ -20,6 +20,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from utils.files import read_file
 from utils.settings import escaped
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
@@ -111,7 +112,7 @@ def _by_form(split: Path) -> dict[str, str]:
 def _read_class_list(path: str | Path) -> list[str]:
     """Return the names in a class list, each there once."""
     try:
-        text = Path(path).read_text(encoding="utf-8-sig")  # Windows begins files with a mark
+        text = read_file(path).decode("utf-8-sig")  # Windows begins files with a mark
     except OSError as error:
         raise ClassListError(
             f"the class list {path} cannot be read ({error.strerror}); a text file with one folder "

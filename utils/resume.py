@@ -6,7 +6,6 @@ own checkpoints. The runs of one call belong together: their config.json has the
 call with the same settings that is not finished.
 """
 
-import json
 import logging
 import os
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from utils.config import Config, changed_keys
 from utils.data_manager import split_classes
 from utils.folders import DataError, find_classes
 from utils.logbook import runs_folder
+from utils.runs import read_config, read_run
 from utils.settings import shown
 
 log = logging.getLogger("memo")
@@ -62,12 +62,9 @@ def is_finished(folder: Path, config: Config) -> bool:
     Raises:
         CheckpointError: none of its checkpoints can be read.
     """
-    try:
-        summary = json.loads((folder / "summary.json").read_text())
-        if summary["tasks_finished"] < tasks_to_do(config):
-            return False  # the usual case, known without reading a large file
-    except (OSError, ValueError, KeyError, TypeError):
-        pass  # the checkpoint decides
+    run = read_run(folder)
+    if run.summary and run.tasks < tasks_to_do(config):
+        return False  # the usual case, known without reading a large file
     checkpoint, _ = load_run(folder)
     return checkpoint is not None and tasks_done(checkpoint) >= tasks_to_do(config)
 
@@ -78,9 +75,7 @@ def refuse_changes(folder: Path, before: dict[str, Any], config: Config) -> None
     changed = changed_keys(before, now)
     if changed:
         listed = ", ".join(
-            f"{key} is {shown(now[key])} but was "
-            f"{shown(before[key]) if key in before else 'not there'}"
-            for key in changed
+            f"{key} is {shown(now[key])} but was {shown(before[key])}" for key in changed
         )
         raise CheckpointError(
             f"the run in {folder} was made with other settings: {listed}; give those it was made "
@@ -88,18 +83,16 @@ def refuse_changes(folder: Path, before: dict[str, Any], config: Config) -> None
         )
 
 
-def refuse_other_files(
-    folder: Path, notes: dict[str, Any] | None, data: dict[str, Any] | None
-) -> None:
+def refuse_other_files(folder: Path, notes: dict[str, Any], data: dict[str, Any] | None) -> None:
     """Raise CheckpointError if the image files are not those of the run: its exemplars are numbers.
 
     Args:
         folder: of the run.
-        notes: its config.json.
+        notes: its config.json, of `read_config`; empty where that cannot be read.
         data: of `utils.data.describe`.
     """
-    noted = (notes or {}).get("_data")
-    if isinstance(noted, dict) and data is not None and noted.get("files") != data["files"]:
+    noted = notes.get("_data")
+    if noted and data is not None and noted["files"] != data["files"]:
         raise CheckpointError(
             f"the image files are not those that the run in {folder} began with: files or classes "
             "were added, renamed or taken away; restore them, or give the --data_dir of that run, "
@@ -110,8 +103,8 @@ def refuse_other_files(
 def noted_data(call: Call) -> dict[str, Any] | None:
     """Return what a call noted of its data set (`utils.data.describe`), None where it did not."""
     for folder in call.folders.values():
-        noted = (read_notes(folder / "config.json") or {}).get("_data")
-        if isinstance(noted, dict):
+        noted = read_config(folder)[0].get("_data")
+        if noted:
             return noted
     return None
 
@@ -132,16 +125,18 @@ def find_call(config: Config, resume: str | bool | None) -> Call:
     if resume is not True:
         folder = Path(resume)
         checkpoint, _ = load_run(folder)
-        notes = read_notes(folder / "config.json")
-        if checkpoint is None and notes is None:
+        notes, wrong = read_config(folder)
+        # One whose disk was full at the very start has only a main.log: it begins there again.
+        if checkpoint is None and wrong and not _has_only_begun(folder):
             raise CheckpointError(
-                f"{folder} is not the folder of a run that could go on: it has neither a "
-                "checkpoint nor a config.json that can be read"
+                f"{folder} is not the folder of a run that could go on: it has no checkpoint, and "
+                f"{wrong}"
             )
-        refuse_changes(folder, checkpoint["config"] if checkpoint else notes, config)
+        if checkpoint or notes:
+            refuse_changes(folder, checkpoint["config"] if checkpoint else notes, config)
         name, seeds = (checkpoint or {}).get("call") or (
-            (notes or {}).get("_call") or uuid4().hex,
-            (notes or {}).get("_seeds") or config.seed,
+            notes.get("_call", uuid4().hex),
+            notes.get("_seeds", config.seed),
         )
         return Call(name, {config.seed[0]: folder}, list(seeds))
 
@@ -152,12 +147,13 @@ def find_call(config: Config, resume: str | bool | None) -> Call:
     # Names begin with the time, so the newest is last.
     begun = {*parent.glob("*/config.json"), *parent.glob(f"*/{NEWEST}")}
     for path in sorted({file.with_name("config.json") for file in begun}):
-        notes = read_notes(path)
-        if notes is None:
+        notes, wrong = read_config(path.parent)
+        if wrong:
             log.warning(
-                "%s is missing or damaged, so its run is passed over; to go on with that one, give "
-                "--resume %s and its settings with --config",
-                path,
+                "%s: %s, so its run is passed over; to go on with that one, give --resume %s and "
+                "its settings with --config",
+                path.parent,
+                wrong,
                 path.parent,
             )
         elif _belongs(notes, config):
@@ -174,13 +170,17 @@ def find_call(config: Config, resume: str | bool | None) -> Call:
     return new_call(config)
 
 
+def _has_only_begun(folder: Path) -> bool:
+    """Return whether a run made this folder but could not write its settings into it."""
+    return (folder / "main.log").is_file() and not os.path.lexists(folder / "config.json")
+
+
 def _belongs(notes: dict[str, Any], config: Config) -> bool:
     """Return whether a config.json is of a call with these settings and seeds."""
-    complete = {"_call", "_seeds", "seed"} <= notes.keys()
     return (
-        complete
-        and notes["_seeds"] == config.seed
-        and (config.dataset != "folder" or _same_path(notes.get("data_dir"), config.data_dir))
+        "_call" in notes
+        and notes.get("_seeds") == config.seed
+        and (config.dataset != "folder" or _same_path(notes["data_dir"], config.data_dir))
         and (config.dataset not in FOLDER_DATASETS or _same_classes(notes.get("_data"), config))
         and set(changed_keys(notes, config.to_dict())) <= {"seed"}
     )
@@ -191,11 +191,11 @@ def _same_classes(noted: Any, config: Config) -> bool:
         chosen = find_classes(config.data_dir, config.class_list)
     except DataError:  # which is said where the data is read
         return True
-    return not isinstance(noted, dict) or noted.get("classes") == chosen
+    return not noted or noted.get("classes") == chosen
 
 
-def _same_path(one: Any, other: str) -> bool:
-    return isinstance(one, str) and os.path.realpath(one) == os.path.realpath(other)
+def _same_path(one: str, other: str) -> bool:
+    return os.path.realpath(one) == os.path.realpath(other)
 
 
 def _call_is_finished(call: Call, config: Config) -> bool:
@@ -206,15 +206,6 @@ def _call_is_finished(call: Call, config: Config) -> bool:
     except CheckpointError as error:
         log.warning("passed over: %s", error)
         return True
-
-
-def read_notes(path: Path) -> dict[str, Any] | None:
-    """Return a run's config.json, or None where it is missing or damaged."""
-    try:
-        notes = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return None
-    return notes if isinstance(notes, dict) else None
 
 
 def changed_machine(machines: list[dict[str, Any]]) -> str | None:

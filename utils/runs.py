@@ -13,19 +13,38 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from utils.config import SETTINGS
-from utils.settings import RESULTS
+from utils.config import SETTINGS, resolve
+from utils.files import read_json
+from utils.settings import RESULTS, SWITCH, entries, number, or_none, several, whole
 
 SEEDS = ("seed", "torch_seed")
 # Where and how a run is computed and watched.
 NO_RESULT = frozenset(
     key for key, each in SETTINGS.items() if each.decides != RESULTS and key != "debug"
 )
+MOST_CLASSES = 10**6
+_PERCENT = number("a percentage", lambda value: 0 <= value < 100.001)
+DRAWN = ("classes_seen", "cnn_top1", "nme_top1")  # the curves that pictures show
 # What summary.json must hold for a run to be counted.
-NEEDED = (
-    *("average_accuracy", "last_accuracy", "average_nme_accuracy", "last_nme_accuracy"),
-    *("forgetting", "finished", "tasks_finished", "tasks_total", "task_sizes"),
-    *("exemplars", "seconds"),
+SUMMARY = entries(
+    {
+        "average_accuracy": _PERCENT,
+        "last_accuracy": _PERCENT,
+        "average_nme_accuracy": _PERCENT,
+        "last_nme_accuracy": _PERCENT,
+        "forgetting": or_none(
+            number("a number from -100 to 100", lambda value: abs(value) < 100.001)
+        ),
+        "finished": SWITCH,
+        "tasks_finished": whole(1),
+        "tasks_total": whole(1),
+        "task_sizes": several(
+            "the classes of each task", whole(1), lambda sizes: 0 < sum(sizes) <= MOST_CLASSES
+        ),
+        "exemplars": number("a number of at least 0", lambda value: value >= 0),
+        "seconds": number("a time below 300 years", lambda value: 0 <= value < 1e10),
+    },
+    {"curves": entries(dict.fromkeys(DRAWN, several("numbers", number("", lambda _: True))))},
 )
 
 
@@ -86,10 +105,10 @@ def setting_key(config: Mapping[str, Any], tasks_total: int, without: Iterable[s
         without: further settings to leave out.
     """
     left_out = {*SEEDS, *NO_RESULT, *without}
-    kept = {key: config[key] for key in config if key not in left_out and key[0] != "_"}
+    kept = {key: config[key] for key in config if key not in left_out and key[:1] != "_"}
     kept["stop_after_task"] = config["stop_after_task"] or tasks_total
     # Two data sets of a user have one name, `folder`; what tells them apart are their files.
-    kept["files"] = config.get("_data", {}).get("files")
+    kept["files"] = (config.get("_data") or {}).get("files")
     return json.dumps(kept, sort_keys=True)
 
 
@@ -147,24 +166,51 @@ def find_runs(paths: Iterable[Path]) -> list[Run]:
     return [read_run(folder) for folder in sorted(folders, key=lambda f: (f.name, f))]
 
 
+def read_config(folder: Path) -> tuple[dict[str, Any], str]:
+    """Return a run's config.json as `utils.config.resolve` does, and what is wrong with it.
+
+    One of the two is empty. Who has the settings can trust their types.
+    """
+    content, wrong = _read(folder / "config.json")
+    if wrong:
+        return {}, wrong
+    try:
+        return resolve(content), ""
+    except ValueError as error:
+        return {}, f"config.json is not that of a run of this program: {error}"
+
+
 def read_run(folder: Path) -> Run:
-    """Return the run in a folder; what is damaged or missing is said in `unfinished`."""
-    config, wrong = _read(folder / "config.json")
-    if not wrong and not isinstance(config.get("seed"), list):
-        wrong = "config.json is not that of a run"
+    """Return the run in a folder; what is damaged or missing is said in `unfinished`.
+
+    Its settings and results are of the right types, or not there.
+    """
+    config, wrong = read_config(folder)
     if wrong:
         return Run(folder, {}, {}, wrong)
-    # A setting that came into the program after the run had its default.
-    config = {key: each.default for key, each in SETTINGS.items()} | config
-    if not (folder / "summary.json").exists():
+    if not os.path.lexists(folder / "summary.json"):
         return Run(folder, config, {}, "no task finished")
     summary, wrong = _read(folder / "summary.json")
-    lacking = [key for key in NEEDED if key not in summary]
-    if not wrong and lacking:
-        wrong = f"summary.json lacks {', '.join(lacking)}"
-    if not wrong and not summary["finished"]:
-        wrong = f"{summary['tasks_finished']} of {summary['tasks_total']} tasks finished"
-    return Run(folder, config, summary, wrong)
+    if not wrong:
+        try:
+            SUMMARY.check(summary)
+            _require_fitting(summary)
+        except ValueError as error:
+            wrong = f"summary.json {error}"
+    if wrong:
+        return Run(folder, config, {}, wrong)
+    done, total = summary["tasks_finished"], summary["tasks_total"]
+    said = "" if summary["finished"] else f"{done} of {total} tasks finished"
+    return Run(folder, config, summary, said)
+
+
+def _require_fitting(summary: Mapping[str, Any]) -> None:
+    """Raise ValueError if the numbers in a summary.json contradict each other."""
+    done, total = summary["tasks_finished"], summary["tasks_total"]
+    if not done <= total == len(summary["task_sizes"]):
+        raise ValueError(f"has {done} of {total} tasks finished, but task_sizes of another number")
+    if "curves" in summary and any(len(summary["curves"][name]) != done for name in DRAWN):
+        raise ValueError("has curves of another number of tasks than finished")
 
 
 def as_computed(run: Run) -> Run:
@@ -181,7 +227,8 @@ def as_computed(run: Run) -> Run:
 def _read(path: Path) -> tuple[dict[str, Any], str]:
     """Return the object in a JSON file, and what is wrong with it, if anything is."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        return {}, f"{path.name} cannot be read ({type(error).__name__})"
-    return (content, "") if isinstance(content, dict) else ({}, f"{path.name} holds no object")
+        return read_json(path), ""
+    except OSError as error:
+        return {}, f"{path.name} cannot be read ({error.strerror})"
+    except ValueError as error:
+        return {}, f"{path.name} cannot be read ({error})"

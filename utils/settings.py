@@ -30,6 +30,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from utils import files
+
 # --- What values a setting takes ------------------------------------------------------------------
 
 
@@ -147,6 +149,31 @@ def several(
         return checked
 
     return Kind(what, check, each.read, many=True)
+
+
+def entries(needed: Mapping[str, Kind], optional: Mapping[str, Kind] | None = None) -> Kind:
+    """Objects with entries of these kinds; what else is in them is not looked at.
+
+    What is wrong is said of the entry, by its name.
+    """
+
+    kinds = {**needed, **(optional or {})}
+
+    def check(value: Any) -> dict[str, Any]:
+        if not isinstance(value, dict):
+            raise ValueError(f"must be an object, got {shown(value)}")
+        lacking = [key for key in needed if key not in value]
+        if lacking:
+            raise ValueError(f"lacks {', '.join(lacking)}")
+        for key in [key for key in kinds if key in value]:
+            try:
+                kinds[key].check(value[key])
+            except ValueError as error:
+                reason = str(error) or f"must be {kinds[key].what}, got {shown(value[key])}"
+                raise ValueError(f"{key} {reason}") from error
+        return value
+
+    return Kind("an object", check)
 
 
 def or_none(kind: Kind) -> Kind:
@@ -323,21 +350,15 @@ def read_json(
         return {}, [Problem(WHOLE_FILE, f"{name}: {sentence}")]
 
     try:
-        values = json.loads(path.read_bytes().decode("utf-8-sig"), object_pairs_hook=unique)
+        values = files.read_json(path, unique)
     except FileNotFoundError:
         return unusable("there is no such file; a JSON file with settings is needed")
     except IsADirectoryError:
         return unusable("this is a folder; a JSON file with settings is needed")
     except OSError as error:
         return unusable(f"the file cannot be read ({error.strerror or error})")
-    except UnicodeDecodeError as error:
-        return unusable(f"the file is not UTF-8 text (byte {error.start}); save it as UTF-8")
-    except json.JSONDecodeError as error:
-        return unusable(f"not valid JSON at line {error.lineno}, column {error.colno}: {error.msg}")
-    except (ValueError, RecursionError):
-        return unusable("not valid JSON: a number is too long or the nesting too deep")
-    if not isinstance(values, dict):
-        return unusable('it must hold one object with settings, such as {"batch_size": 128}')
+    except ValueError as error:
+        return unusable(str(error))
     given, unknown = name_keys(values, f"{name}: ", settings)
     return given, problems + unknown
 

@@ -12,11 +12,13 @@ Exit codes: 0 all runs are finished; 1 a run failed; 2 a file or a flag cannot b
 run). A run that was told to stop (exit code 3, 129, 130 or 143) stops the sweep with its code.
 """
 
+from utils.catalog import FOLDER_DATASETS
 from utils.command import begin_command
 
 if __name__ == "__main__":
     begin_command("utils.sweep")
 
+import contextlib
 import logging
 import shlex
 import signal
@@ -26,9 +28,11 @@ from collections.abc import Sequence
 from itertools import takewhile
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from utils.command import ENDING, not_ignored
 from utils.config import Config, ConfigError, load_config
+from utils.folders import DataError, list_images
 from utils.logbook import setup_console
 from utils.runs import Run, find_runs, setting_key
 from utils.settings import printable
@@ -39,9 +43,18 @@ TOLD_TO_STOP = (3, *(128 + number for number in ENDING))
 log = logging.getLogger("memo")
 
 
+def _wanted(config: Config) -> dict[str, Any]:
+    """Return the settings that a finished run must have, and which image files they mean now."""
+    wanted = config.to_dict()
+    if config.dataset in FOLDER_DATASETS:
+        with contextlib.suppress(DataError):  # which the run will say
+            wanted["_data"] = {"files": list_images(config.data_dir, config.class_list).identity}
+    return wanted
+
+
 def missing_seeds(config: Config, runs: list[Run]) -> list[int]:
     """Return the seeds of a configuration that have no finished run among `runs`, in order."""
-    wanted = config.to_dict()
+    wanted = _wanted(config)
     done = {
         run.seeds
         for run in runs
@@ -55,7 +68,7 @@ def missing_seeds(config: Config, runs: list[Run]) -> list[int]:
 
 def _begun(config: Config, runs: list[Run]) -> bool:
     """Return whether a call with all the seeds has begun: --resume goes on with it as a whole."""
-    wanted = config.to_dict()
+    wanted = _wanted(config)
     return any(
         run.config.get("_seeds") == config.seed
         and setting_key(run.config, run.tasks_total) == setting_key(wanted, run.tasks_total)
