@@ -9,8 +9,8 @@ Classes arrive task by task. After each task the program tests on all classes se
 accuracy curves, tables and a checkpoint to logs/{prefix}/{dataset}/{model}/{run}/.
 
 Settings come from defaults, then a JSON file (`--config FILE`, else exps/{model_name}.json), then
-the flags typed. `--help` lists them; `--print_config` shows what a command line amounts to, without
-running it, and its output is itself a file for `--config`.
+the flags typed. `--help` lists them, `--help NAME` says all about one; `--print_config` shows what
+a command line amounts to, without running it, and its output is itself a file for `--config`.
 
 `torchrun --nproc_per_node=N main_memo.py ...` trains with N processes, a GPU each or on CPUs.
 
@@ -46,13 +46,14 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program with the words of a command line; return its exit code."""
     started = time.monotonic()
+    words = sys.argv[1:] if argv is None else argv
     try:
-        config, warnings, options = load_config(sys.argv[1:] if argv is None else argv)
+        config, warnings, options = load_config(words)
     except ConfigError as error:
         return _leave(error, 2)
     first = place().rank == 0  # of several processes, one speaks
     if options.help:
-        sys.stdout.write(help_text() if first else "")
+        sys.stdout.write(help_text(words) if first else "")
         return 0
     for warning in warnings if first else ():
         sys.stderr.write(f"WARNING: {printable(warning)}\n")

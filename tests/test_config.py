@@ -12,6 +12,7 @@ from conftest import REPOSITORY, run_program
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from utils.catalog import BACKBONES, DATASETS, METHODS
 from utils.config import (
     OPTIONS,
     SETTINGS,
@@ -235,6 +236,25 @@ def test_memory_size_auto_is_what_the_protocol_grants(typed, exemplars, load):
     assert warnings == [] or "--fixed_memory" in typed
 
 
+@pytest.mark.parametrize(
+    ("cores", "processes", "typed", "workers"),
+    [
+        *((1, 1, "", 1), (3, 1, "", 3), (64, 1, "", 4), (8, 4, "", 2), (2, 4, "", 1)),
+        *((1, 1, "--num_workers 7", 7), (64, 1, "--num_workers auto", 4)),
+    ],
+)
+def test_as_many_workers_as_cores(cores, processes, typed, workers, load, monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(cores)))
+    torchrun = {"MASTER_ADDR": "", "MASTER_PORT": "", "RANK": "0", "WORLD_SIZE": processes,
+                "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": processes}  # fmt: skip
+    for name, value in torchrun.items():
+        monkeypatch.setenv(name, str(value))
+    config, warnings, _ = load(typed)
+    assert (config.num_workers, warnings) == (workers, [])
+    shown = json.loads(config.to_json())
+    assert shown["num_workers"] == (7 if "7" in typed else "auto")
+
+
 def test_memory_size_auto_in_a_file(load):
     values = {"memory_size": "auto", "init_cls": 5, "increment": 5}
     assert load(**values)[0].memory_size == Config(**values).memory_size == 4771
@@ -406,7 +426,6 @@ BAD_FLAGS = [  # the words typed, what the one message says
     ("--memory-size 5", "--memory-size: there is no such flag; did you mean --memory_size?"),
     ("-memory_size 5", "-memory_size: there is no such flag; did you mean --memory_size?"),
     ("-debug", "-debug: there is no such flag; did you mean --debug?"),
-    ("--no_train_base", "--no_train_base: there is no such flag; did you mean --no-train_base?"),
     ("--bogus_thing 3 4", "--bogus_thing: there is no such flag; --help lists the flags"),
     ("--", "--: there is no such flag"),
     ("-init 101", "-init: a first task of 101 classes is impossible, cifar100 has 100"),
@@ -685,12 +704,13 @@ def test_what_a_run_says_of_itself_is_checked(change, says):
 WARNINGS = [  # the words typed, what the one warning says
     ("-init 50 -ms 2729 --train_base", "--train_base: train_base is on with 50 base classes"),
     ("-ms 2000", "-ms: 2000 exemplars are not what `fair` grants here (3312)"),
-    ("-p benchmark", "memo.json: memory_size: 3312 exemplars are not what `benchmark` grants"),
+    ("-p benchmark", "-p: 3312 exemplars are not what `benchmark` grants here (2000)"),
     ("-p auc -net resnet20_cifar -ms 2000", "2000 exemplars are not what `auc` grants here (2768)"),
     ("--fixed_memory", "2000 exemplars are not what `fair` grants here (3312)"),
-    ("--milestones 80 200", "--milestones: milestone 200 is never reached, training ends after"),
-    ("--milestones 80 170", "--milestones: milestone 170 is never reached, training ends after"),
-    ("--init_epoch 100", "init_milestones: milestones 120, 170 are never reached"),
+    ("--milestones 80 200", "--milestones: the learning rate is not lowered at 200 of milestones"),
+    ("--milestones 80 170", "not lowered at 170 of milestones (training ends after epoch 170)"),
+    ("--init_epoch 100", "--init_epoch: the learning rate is not lowered at 120, 170 of init_mil"),
+    ("--init_epoch 2 --epochs 2", "--init_epoch: the learning rate is not lowered at 60, 120, 17"),
     ("--epochs 160 --scheduler cosine --t_max 170", "--t_max: the cosine reaches 0 after 170"),
     ("--dataset synthetic -ms 200 -init 1", "-init: the first task has a single class, so its los"),
     ("--init_checkpoint f.pt", "--init_checkpoint: init_checkpoint is not used without --skip"),
@@ -729,13 +749,27 @@ def test_no_warning_without_reason(typed, load):
 def test_help_and_table_name_every_flag_and_key():
     text, table = help_text(), markdown_table()
     for each in (*SETTINGS.values(), *OPTIONS.values()):
+        about = help_text(["--bogus", "--help", each.name])
+        assert len(about.splitlines()) < 10
         for flag in each.flags:
-            assert flag in text
+            assert flag in text.replace("[no-]", "") + text.replace("[no-]", "no-")
+            assert flag in about
             assert f"`{flag}`" in table
+    assert help_text(["-h", "-ms"]) == help_text(["--help", "memory_size"])
     rows = table.splitlines()
     assert len(rows) == 2 + len(fields(Config)) + len(OPTIONS)
     assert all(row.count("|") == 6 for row in rows)
     assert max(map(len, text.splitlines())) <= 100
+
+
+def test_help_is_short_and_names_what_there_is():
+    text = help_text(["-d", "-1", "--help"])  # what stands before it is not asked about
+    assert len(text.splitlines()) <= 110
+    for known in (*METHODS, *DATASETS, *(f"memo_{name}" for name in BACKBONES)):
+        assert known in text
+    for path in (REPOSITORY / "utils").rglob("*.py"):
+        if '\nif __name__ == "__main__":' in path.read_text():
+            assert f"python -m utils.{path.stem} " in text
 
 
 def test_help_wins_over_mistakes():

@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+import warnings
 
 import numpy as np
 import pytest
@@ -53,6 +54,14 @@ def epoch(loader, seed=3, **where):
 def same(ours, theirs):
     pairs = zip(ours, theirs, strict=True)
     return all(torch.equal(a, c) and torch.equal(b, d) for (a, b), (c, d) in pairs)
+
+
+def test_more_workers_than_cores_need_no_warning_of_torch(make_loader, monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: {0})
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        epoch(make_loader(2))
+    assert [str(warning.message) for warning in said] == []
 
 
 def test_workers_make_the_same_batches(make_loader):

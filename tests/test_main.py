@@ -337,10 +337,10 @@ def test_what_the_program_warns_of_is_in_the_log(small_data, tmp_path):
         *small_data, *TINY, "--milestones", 5, "--log_dir", tmp_path, "--stop_after_task", 1
     )
     assert result.returncode == 0, result.stderr
-    assert "never reached" in result.stderr
+    assert "is not lowered at 5" in result.stderr
     (folder,) = tmp_path.glob("benchmark/synthetic/memo/*")
     log = (folder / "main.log").read_text()
-    assert log.count("never reached") == 1
+    assert log.count("is not lowered at 5") == 1
     assert "WARNING" in log
 
 

@@ -250,6 +250,7 @@ def test_finished_seeds_are_skipped_and_the_others_go_on(config, copy):
     )
     assert program.wait() == 0
     assert program.said().count("is finished: nothing to do") == 2
+    assert "over 2 class orders" in program.said()
     assert folders(copy) == [first, second]
 
 

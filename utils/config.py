@@ -35,10 +35,11 @@ message (`ConfigError`). The check needs no torch, so it answers at once.
 
 import json
 import os
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from itertools import pairwise
+from itertools import dropwhile, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,7 @@ from utils.catalog import (
 )
 from utils.data_manager import split_classes
 from utils.folders import ClassListError, DataError, find_classes
+from utils.launch import cores, place
 from utils.published import memory_sizes
 from utils.settings import (
     ACTION,
@@ -75,6 +77,7 @@ from utils.settings import (
     name_keys,
     number,
     or_none,
+    overview_lines,
     parse_flags,
     path,
     printable,
@@ -87,6 +90,7 @@ from utils.settings import (
     whole,
 )
 
+MOST_WORKERS = 4  # of its own accord; more are the user's choice
 EXPS_DIR = Path(__file__).resolve().parent.parent / "exps"
 
 
@@ -110,8 +114,13 @@ def _train_base(value: Any) -> bool | str:
     return value if value == "auto" else SWITCH.check(value)
 
 
-def _memory_size(value: Any) -> int | str:
-    return value if value == "auto" else whole(0).check(value)
+def _or_auto(kind: Kind) -> Kind:
+    """Let a number be left to the program: "auto"."""
+    return Kind(
+        f'{kind.what}, or "auto"',
+        lambda value: value if value == "auto" else kind.check(value),
+        read_number,
+    )
 
 
 def _backbone(value: Any) -> str:
@@ -160,7 +169,6 @@ STD = several(
     "three numbers above 0, such as 0.25 0.25 0.25", POSITIVE, lambda values: len(values) == 3
 )
 BACKBONE = Kind("the name of a backbone, such as memo_resnet32", _backbone)
-AUTO_MEMORY = Kind(f'{whole(0).what}, or "auto"', _memory_size, read_number)
 RUN_DIR = Kind(
     "nothing, or the folder of a run",
     lambda value: value if value is True else path("").check(value),
@@ -210,7 +218,7 @@ class Config:
     stop_after_task: int = setting(0, whole(0),
         "stop after this task, counted from 1; 0 runs them all", decides=NOTHING)
 
-    memory_size: int = setting(3312, AUTO_MEMORY,
+    memory_size: int = setting(3312, _or_auto(whole(0)),
         "exemplars kept in all, shared evenly by the classes seen; `auto` keeps what the protocol "
         "grants: under `fair` and `auc` its bytes less those of the network", "-ms",
         section="Memory")
@@ -281,9 +289,9 @@ class Config:
         "GPU ids; several share each batch (DataParallel); -1 is the CPU; [] (in JSON) is the "
         "first GPU, or the CPU where there is none", "-d", section="Machine and logs",
         decides=MACHINE)
-    num_workers: int = setting(4, whole(0, 1024),
-        "processes that read images from files; data sets held in memory use none",
-        decides=MACHINE)
+    num_workers: int = setting("auto", _or_auto(whole(0, 1024)),
+        "processes that read images from files, for each that trains; `auto` is one a core, at "
+        f"most {MOST_WORKERS}. Data sets held in memory use none", decides=MACHINE)
     deterministic: bool = setting(False, SWITCH,
         "on a GPU, use only algorithms that repeat bit for bit (slower); on the CPU they all do")
     cuda_graph: bool = setting(True, SWITCH,
@@ -331,6 +339,9 @@ class Config:
             object.__setattr__(self, "image_size", find_backbone(self.convnet_type).image_size)
         if self.memory_size == "auto":
             object.__setattr__(self, "memory_size", self.granted_memory())
+        if self.num_workers == "auto":
+            each = cores() // place().local_world
+            object.__setattr__(self, "num_workers", max(1, min(each, MOST_WORKERS)))
         left_open = {key: value for key, value in asked.items() if value != getattr(self, key)}
         object.__setattr__(self, "_left_open", left_open)
 
@@ -411,7 +422,8 @@ class Options:
     export: str | None = setting(None, path("the path of a file to write"),
         "with --evaluate: also write the network's plain state dict to this file, and what is "
         "needed to use it to the one of the same name in .json")
-    help: bool = setting(False, ACTION, "print this text and leave", "-h")
+    help: bool = setting(False, ACTION,
+        "print the settings, a line each, or all about those whose names follow, and leave", "-h")
     # fmt: on
 
 
@@ -422,7 +434,7 @@ OPTIONS = declared(Options)
 # --- What settings must be together ---------------------------------------------------------------
 # A rule takes the settings it is about as parameters, and returns the sentence that says what is
 # wrong, or None. It is not asked where one of them is wrong by itself. The sentence is shown behind
-# the place (flag, or file and key) that the first parameter came from.
+# the place (flag, or file and key) that `ask` finds.
 
 _RULES: list[Callable[..., str | None]] = []
 _CAUTIONS: list[Callable[..., str | None]] = []
@@ -675,23 +687,17 @@ def _memory_is_that_of_the_protocol(
 
 
 @caution
-def _first_milestones_are_reached(init_milestones, scheduler, init_epoch):
-    return _late_milestones(init_milestones, scheduler, init_epoch)
-
-
-@caution
-def _later_milestones_are_reached(milestones, scheduler, epochs):
-    return _late_milestones(milestones, scheduler, epochs)
-
-
-def _late_milestones(milestones: list[int], scheduler: str, epochs: int) -> str | None:
-    late = [milestone for milestone in milestones if milestone >= epochs]
-    if scheduler == "steplr" and late:
-        are = "milestone {} is" if len(late) == 1 else "milestones {} are"
-        return (
-            are.format(", ".join(map(str, late)))
-            + f" never reached, training ends after epoch {epochs}"
+def _milestones_are_reached(init_milestones, milestones, init_epoch, epochs, scheduler):
+    late = [
+        f"{', '.join(map(str, beyond))} of {name} (training ends after epoch {end})"
+        for name, values, end in (
+            ("init_milestones", init_milestones, init_epoch),
+            ("milestones", milestones, epochs),
         )
+        if (beyond := [milestone for milestone in values if milestone >= end])
+    ]
+    if scheduler == "steplr" and late:
+        return f"the learning rate is not lowered at {' nor at '.join(late)}"
 
 
 @caution
@@ -732,7 +738,7 @@ def load_config(
     Raises:
         ConfigError: naming every mistake in the flags and in the file.
     """
-    if {"-h", "--help"} & set(argv):
+    if _HELP & set(argv):
         return Config(), [], Options(help=True)
     typed, problems = parse_flags(argv, SETTINGS | OPTIONS)
     values, wrong = check(typed, SETTINGS | OPTIONS)
@@ -867,16 +873,40 @@ def _finish(values: dict[str, Any], given: Mapping[str, Given], problems: list[P
     return Config(**values)
 
 
-def help_text() -> str:
-    """Return what --help prints."""
+_HELP = {"-h", "--help"}
+
+
+def help_text(words: Sequence[str] = ()) -> str:
+    """Return what --help among these words prints: a line a setting, or all about those named."""
+    every = OPTIONS | SETTINGS
+    behind = {*dropwhile(lambda word: word not in _HELP, words)} - _HELP
+    named = [each for each in every.values() if {each.name, *each.flags} & behind]
+    if named:
+        return "\n".join(help_lines(named)).lstrip("\n") + "\n"
     usage = (
         "usage: python main_memo.py [--config FILE] [flags]\n"
         "       python main_memo.py --resume [DIR]\n"
         "       python main_memo.py --evaluate DIR [--task N] [--export FILE]\n\n"
         "Class-incremental learning within a memory budget (MEMO, ICLR 2023). A flag replaces the\n"
         "setting of the same name in FILE, or else in exps/{model_name}.json.\n"
+        "--help NAME ... says all about these settings.\n\n"
+        "The other commands, each with a --help of its own:\n"
+        "  python -m utils.report LOGS     tables and curves of runs, over their seeds\n"
+        "  python -m utils.sweep FILES     the runs of several files in exps/, one after another\n"
+        "  python -m utils.analysis DIR    what each block of a run's network went through\n"
+        "  python -m utils.budget          what networks and exemplars cost, in MB and in images\n"
     )
-    return usage + "\n".join(help_lines([*OPTIONS.values(), *SETTINGS.values()])) + "\n"
+    known = {
+        "methods": METHODS,
+        "data sets": DATASETS,
+        "backbones for 32x32 images": _backbone_names(32).split(", "),
+        "backbones for ImageNet": _backbone_names(224).split(", "),
+    }
+    listed = [
+        textwrap.fill(f"{what}: {', '.join(names)}", 100, subsequent_indent="  ")
+        for what, names in known.items()
+    ]
+    return "\n".join([usage, *listed, *overview_lines(every.values())]) + "\n"
 
 
 def markdown_table() -> str:

@@ -144,8 +144,7 @@ def run(
             run_class_order(config, data, devices, seed, control, call, notes, group)
             for seed in config.seed
         ]
-    if len(results) > 1:
-        _report_seeds(config.seed, results)
+    _report_seeds(config.seed, results)
     others = [seed for seed in call.seeds if seed not in config.seed]
     if others:
         log.info(
@@ -183,9 +182,11 @@ def find_devices(config: Config, group: Group) -> tuple[list[torch.device], str 
 def _all_finished(call: Call, config: Config) -> list[Metrics]:
     """Return what all runs of a call achieved, or nothing if there is something left to do."""
     folders = [call.folders.get(seed) for seed in config.seed]
-    if all(folder and is_finished(folder, config) for folder in folders):
-        return [_finished(folder) for folder in folders]
-    return []
+    if not all(folder and is_finished(folder, config) for folder in folders):
+        return []
+    results = [_finished(folder) for folder in folders]
+    _report_seeds(config.seed, results)
+    return results
 
 
 def _require_first_task(config: Config) -> None:
@@ -594,7 +595,9 @@ def make_loaders(
 
 
 def _report_seeds(seeds: list[int], results: list[Metrics]) -> None:
-    """Say mean and standard deviation over several class orders."""
+    """Say mean and standard deviation over several class orders; of one, nothing."""
+    if len(results) < 2:
+        return
     for name, values in (
         ("average accuracy", [metrics.average_accuracy for metrics in results]),
         ("last accuracy", [metrics.last_accuracy for metrics in results]),

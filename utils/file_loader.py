@@ -114,14 +114,14 @@ class FileReader:
         Raises:
             DataError: a file is no image.
         """
-        if self._loader is None:
-            self._loader = self._start()
         self._passes += 1
         this_pass = self._passes
         self._batches[:] = batches
         with warnings.catch_warnings(), _signals_wait():
-            # That there are more workers than cores is the user's choice.
+            # That there are more workers than cores is the user's choice; torch says so twice.
             warnings.filterwarnings("ignore", "This DataLoader will create")
+            if self._loader is None:
+                self._loader = self._start()
             iterator = self._iterator = iter(self._loader)
         while True:
             with warnings.catch_warnings():

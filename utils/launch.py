@@ -1,4 +1,4 @@
-"""Which of torchrun's processes this one is; asked before torch is imported, so without it.
+"""Where this process runs: which of torchrun's it is, on how many cores. Asked without torch.
 
     torchrun --nproc_per_node=4 main_memo.py ...
 
@@ -37,6 +37,13 @@ def place() -> Place:
     if not {*names, "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
         return Place()
     return Place(*(int(os.environ[name]) for name in names))
+
+
+def cores() -> int:
+    """Return how many cores this process may use, as torch counts them."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def after_rank_0() -> None:

@@ -9,7 +9,7 @@ default, its `Kind` (what values it takes), its meaning, its short flags. From t
   wins;
 * the JSON file, one flat object of the same names: `read_json`. Keys that begin with "_" are notes;
 * the checks: `check` for each value by itself, `ask` for what must hold between them;
-* the help and the table for the README: `help_lines`, `table_lines`.
+* the help and the table for the README: `overview_lines`, `help_lines`, `table_lines`.
 
 Nothing here stops at a first mistake. Every function returns what was good and a list of
 `Problem`s, so that the caller can report all of them in one message. That is why argparse is not
@@ -405,14 +405,16 @@ def ask(
     """Ask each rule about the settings that its parameters name.
 
     A rule returns the sentence that says what is wrong, or None. The sentence is shown behind the
-    place that the first parameter came from. A rule about a setting in doubt is not asked.
+    place that the first parameter came from or, where that is a file or a default, the first flag
+    typed among them: what the user has just done. A rule about a setting in doubt is not asked.
     """
     problems = []
     for rule in rules:
         about = list(inspect.signature(rule).parameters)
         sentence = None if set(in_doubt) & set(about) else rule(*(values[key] for key in about))
         if sentence:
-            where = given[about[0]].where if about[0] in given else f"{about[0]} (default)"
+            places = [given[key].where if key in given else f"{key} (default)" for key in about]
+            where = next((place for place in places if place.startswith("-")), places[0])
             problems.append(Problem(about[0], f"{where}: {sentence}"))
     return problems
 
@@ -463,6 +465,22 @@ def escaped(text: str) -> str:
 
 
 # --- Showing --------------------------------------------------------------------------------------
+
+
+def overview_lines(settings: Iterable[Setting]) -> list[str]:
+    """Return a line a setting, by section: flags, the beginning of its meaning, default."""
+    lines, section = [], ""
+    for each in settings:
+        if each.section != section:
+            section = each.section
+            lines += ["", f"{section}:"]
+        long, *short = [flag for flag in each.flags if not flag.startswith("--no-")]
+        flags = ", ".join([long.replace("--", "--[no-]") if each.kind.off else long, *short])
+        default = "" if each.default in (None, False) else f" ({_plainly(each.default)})"
+        about = re.split("; |: `", each.meaning)[0].replace("`", "")
+        about = textwrap.shorten(about, 68 - len(default), placeholder=" ...")
+        lines.append(f"  {flags:<30}{about}{default}")
+    return lines
 
 
 def help_lines(settings: Iterable[Setting]) -> list[str]:
