@@ -82,6 +82,7 @@ def _start(
     from utils.devices import is_out_of_memory, out_of_memory, resolve_devices
     from utils.evaluation import evaluate_run
     from utils.experiment import run
+    from utils.files import explain
     from utils.logbook import TensorBoardError
 
     try:
@@ -95,12 +96,8 @@ def _start(
     except TrainingError as error:
         return _leave(error, 1)
     except OSError as error:
-        what = f"{error.filename}: {error.strerror}" if error.filename else error
-        return _leave(
-            f"{what}; make room or give another --log_dir (checkpoints written before are kept, "
-            "and --resume goes on from the last one)",
-            1,
-        )
+        kept = "checkpoints written before are kept, and --resume goes on from the last one"
+        return _leave(f"{explain(error, 'give another --log_dir')} ({kept})", 1)
     except (RuntimeError, MemoryError) as error:
         if str(error).startswith("DataLoader worker"):  # torch's words for one that was killed
             return _leave(

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from utils import control as module
+from utils import files
 from utils.control import Control, FolderInUseError, Stopped, locked
 
 
@@ -138,7 +138,7 @@ def test_a_folder_is_locked_once_at_a_time(tmp_path):
         pass
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
-    assert not module._LOCKS
+    assert not files._LOCKS
     assert [path.name for path in tmp_path.iterdir()] == ["main.log"]
 
 

@@ -78,9 +78,11 @@ def test_a_disk_that_is_full_at_the_start(config, small_disk, tmp_path):
 
 def test_a_read_only_log_folder(config, small_disk, tmp_path):
     disk = small_disk("ro")
-    program = Program(*config, "--log_dir", disk, output=tmp_path / "said")
-    assert_ended_by_the_disk(program, "Read-only file system")
-    assert str(disk) in program.said()
+    program = Program(*config, "--log_dir", disk / "logs", output=tmp_path / "said")
+    assert program.wait() == 2
+    assert f"no run can be written to {disk / 'logs'}" in program.said()
+    assert f"({disk}: Read-only file system)" in program.said()
+    assert "Traceback" not in program.said()
 
 
 def full_from(n, config, undisturbed, tmp_path):

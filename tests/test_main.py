@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 from itertools import pairwise
 
@@ -11,6 +12,7 @@ import torch
 from conftest import REPOSITORY, run_program
 from processes import run_forked
 
+from utils.config import ConfigError, require_log_folder
 from utils.logbook import EPOCH_COLUMNS
 
 PUBLISHED = (
@@ -316,12 +318,27 @@ def test_missing_data_that_cannot_be_downloaded_is_a_sentence(tmp_path, monkeypa
     assert not (tmp_path / "logs").exists()
 
 
-def test_a_folder_that_cannot_be_written_is_a_sentence(small_data, tmp_path):
-    (tmp_path / "logs").write_text("a file where the folder should be")
-    result = run_forked(*small_data, *TINY, "--log_dir", tmp_path / "logs")
-    assert result.returncode == 1
-    assert "Traceback" not in result.stderr
-    assert str(tmp_path / "logs") in result.stderr
+@pytest.mark.parametrize(
+    ("place", "reason"),
+    [("a_file", "Not a directory"), ("nowhere", "No such file"), ("n" * 300, "File name too long")],
+)
+def test_a_log_folder_that_cannot_be_used_is_said_before_anything_is_read(place, reason, tmp_path):
+    (tmp_path / "a_file").write_text("a file where the folder should be")
+    (tmp_path / "nowhere").symlink_to(tmp_path / "gone")
+    with pytest.raises(ConfigError, match=reason) as caught:
+        require_log_folder(tmp_path / place / "benchmark")
+    assert place in str(caught.value)
+    assert sorted(os.listdir(tmp_path)) == ["a_file", "nowhere"]
+
+
+def test_a_start_that_fails_leaves_nothing(small_data, tmp_path):
+    """No folder of a run, which every report would list as unfinished from then on."""
+    (tmp_path / "bad.pt").write_bytes(b"no checkpoint")
+    flags = ["--skip", "--init_checkpoint", tmp_path / "bad.pt", "--log_dir", tmp_path / "logs"]
+    result = run_forked(*small_data, *TINY, *flags)
+    assert result.returncode == 2
+    assert "bad.pt is damaged" in result.stderr
+    assert not list((tmp_path / "logs").glob("benchmark/synthetic/memo/*"))
 
 
 def test_a_diverging_run_stops_with_a_sentence(small_data, tmp_path):

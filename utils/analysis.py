@@ -50,7 +50,7 @@ from utils.augment import EvalTransform
 from utils.checkpoint import CheckpointError, load_task_checkpoint
 from utils.data import DataError, data_settings, load_dataset
 from utils.devices import without_search
-from utils.files import write_file
+from utils.files import explain, write_file
 from utils.inc_net import AdaptiveNet
 from utils.plots import (
     draw_block_gradients,
@@ -341,7 +341,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"utils.analysis: {printable(str(error))}\n")
         return 2
     except OSError as error:
-        sys.stderr.write(f"utils.analysis: {printable(str(error))}\n")
+        reason = printable(explain(error, "copy the run's folder to another place"))
+        sys.stderr.write(f"utils.analysis: {reason}\n")
         return 1
     sys.stdout.write("\n".join(lines) + "\n")
     return 0

@@ -33,8 +33,11 @@ message (`ConfigError`). The check needs no torch, so it answers at once.
 # The linter takes a list made by `setting` for one shared by all instances; each gets its own.
 # ruff: noqa: RUF009
 
+import contextlib
+import errno
 import json
 import os
+import tempfile
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -54,6 +57,7 @@ from utils.catalog import (
     find_backbone,
 )
 from utils.data_manager import split_classes
+from utils.files import named
 from utils.folders import ClassListError, DataError, find_classes
 from utils.launch import cores, place
 from utils.published import memory_sizes
@@ -847,6 +851,27 @@ def resolve(content: Mapping[str, Any]) -> dict[str, Any]:
         return {**content, **Config(**values).to_dict()}
     except DataError as error:  # "auto" of images that are not there
         raise ValueError(str(error)) from error
+
+
+def require_log_folder(folder: Path) -> None:
+    """Try, leaving nothing, whether a run can write to a folder that is there or is to be made.
+
+    Raises:
+        ConfigError: it cannot, for another reason than a full disk.
+        OSError: the disk is full.
+    """
+    place = whole = folder.absolute()
+    try:
+        for place in (whole, *whole.parents):
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                place.lstat()
+                break
+        tempfile.TemporaryFile(dir=place).close()
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise named(error, place) from error
+        sentence = f"no run can be written to {folder} ({place}: {error.strerror})"
+        raise ConfigError([f"{sentence}; make that possible, or give another --log_dir"]) from error
 
 
 def changed_keys(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -17,8 +17,6 @@ of them get, and hear from rank 0 every few steps, so that all save and stop aft
 """
 
 import contextlib
-import fcntl
-import os
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -28,7 +26,7 @@ from typing import Self
 
 from utils.command import ENDING, not_ignored, say_at_once
 from utils.distributed import Group
-from utils.files import named
+from utils.files import file_lock
 
 AUTOMATIC_SECONDS = 300.0  # between checkpoints when no number of epochs is asked for
 # Steps between two questions of several processes to rank 0, which make them wait for it. After a
@@ -182,39 +180,18 @@ class Control:
 def locked(folder: Path) -> Iterator[None]:
     """Keep other processes from writing to a run's folder, or be kept from it.
 
-    The lock is the kernel's (flock, on main.log, which is only ever appended to or cut), so that
-    it ends with the process, however that ends.
+    The lock is on main.log, which is only ever appended to or cut.
 
     Raises:
         FolderInUseError: another process has the lock.
         OSError: main.log cannot be opened; the error names it.
     """
-    descriptor = os.open(folder / "main.log", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-    _LOCKS.add(descriptor)
-    try:
+    with contextlib.ExitStack() as stack:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            stack.enter_context(file_lock(folder / "main.log"))
         except BlockingIOError as error:
             raise FolderInUseError(
                 f"another process is running {folder} at this moment; wait for it or stop it, or "
                 "start a run of its own without --resume"
             ) from error
-        except OSError as error:
-            raise named(error, folder / "main.log") from error
         yield
-    finally:
-        _LOCKS.remove(descriptor)
-        os.close(descriptor)
-
-
-_LOCKS: set[int] = set()
-
-
-def _unlock_in_child() -> None:
-    # A worker process that outlives a killed run for a moment shall not hold the run's lock.
-    for descriptor in _LOCKS:
-        os.close(descriptor)
-    _LOCKS.clear()
-
-
-os.register_at_fork(after_in_child=_unlock_in_child)

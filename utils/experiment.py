@@ -8,6 +8,7 @@ import contextlib
 import logging
 import os
 import shlex
+import shutil
 import statistics
 import time
 from collections.abc import Iterator, Sequence
@@ -32,7 +33,7 @@ from utils.checkpoint import (
     save_task_checkpoint,
     set_random_state,
 )
-from utils.config import Config, ConfigError
+from utils.config import Config, ConfigError, require_log_folder
 from utils.control import Control, Stopped, locked
 from utils.data import DataError, ImageArrays, ImageFiles, data_settings, describe, load_dataset
 from utils.data_manager import DataManager, make_class_order, split_classes
@@ -54,6 +55,7 @@ from utils.logbook import (
     provenance,
     require_tensorboard,
     run_folder,
+    runs_folder,
     setup_console,
     task_line,
 )
@@ -120,6 +122,7 @@ def run(
     if finished:
         return finished
     group.on_main(_require_first_task, config)
+    group.on_main(_require_folders, config, call)
     devices, warning = group.from_main(find_devices, config, group)
     if group.world > 1:  # each process has its own
         devices, _ = find_devices(config, group)
@@ -197,6 +200,13 @@ def _require_first_task(config: Config) -> None:
         )
 
 
+def _require_folders(config: Config, call: Call) -> None:
+    """Raise ConfigError, before anything is read or trained, where no run can be written."""
+    kind = config.log_dir, config.prefix, config.dataset, config.model_name, config.debug
+    for folder in {call.folders.get(seed, runs_folder(*kind)) for seed in config.seed}:
+        require_log_folder(folder)
+
+
 def _load_data(config: Config, noted: dict[str, Any] | None) -> ImageArrays | ImageFiles:
     settings = data_settings(config.to_dict(), noted)
     data = load_dataset(config.dataset, config.data_dir, **settings)
@@ -238,6 +248,8 @@ def run_class_order(
         debug=config.debug,
     )
     with contextlib.ExitStack() as stack:
+        if not resumed:
+            group.on_main(stack.enter_context, _leaving_nothing_useless(folder))
         group.on_main(stack.enter_context, locked(folder))
         if resumed:
             group.on_main(refuse_other_files, folder, read_config(folder)[0], describe(data))
@@ -385,6 +397,19 @@ def _run_in_folder(
 
 
 @contextlib.contextmanager
+def _leaving_nothing_useless(folder: Path) -> Iterator[None]:
+    """Remove the folder of a new run that an error ends before there is anything to go on from."""
+    try:
+        yield
+    except TrainingError:
+        raise  # the log shows how it came to that
+    except Exception:
+        if not any(folder.glob("*.pt")):
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+@contextlib.contextmanager
 def _saying_how_to_go_on(folder: Path, call: Call, group: Group, left: str = "") -> Iterator[None]:
     """Say, when a run ends early, what it leaves and how to go on with it."""
     try:
@@ -400,6 +425,8 @@ def _saying_how_to_go_on(folder: Path, call: Call, group: Group, left: str = "")
         raise
     except (TrainingError, DataError) as error:  # of data: an image that cannot be read
         log.debug("%s", error)
+        if isinstance(error, DataError) and not any(folder.glob("*.pt")):
+            raise  # nothing is kept
         raise type(error)(f"{error} {_kept(folder)}") from error
 
 

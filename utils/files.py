@@ -1,20 +1,30 @@
 """Files: written so that a crash leaves the old content or the new, read without trusting them.
 
 What lies where a file is expected may be a pipe that nobody fills, a device without an end, or
-gigabytes: only regular files of a sane size are read.
+gigabytes: only regular files of a sane size are read. And one process at a time: `file_lock`.
 """
 
 import contextlib
 import errno
+import fcntl
 import json
+import logging
 import os
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+log = logging.getLogger("memo")
+
 MOST_TEXT = 2**24  # bytes of settings, results or a list of classes; the largest are far smaller
 DEEPEST = 20  # objects and lists inside each other in a JSON file; ours have 3
+
+# What file systems say that cannot flush a folder, or lock a file, at all: CIFS, NFS, Lustre, ...
+_NOT_OFFERED = {
+    *(errno.EINVAL, errno.EBADF, errno.ENOSYS, errno.ENOLCK),
+    *(errno.ENOTSUP, errno.EOPNOTSUPP),
+}
 
 
 @contextlib.contextmanager
@@ -111,12 +121,30 @@ def named(error: OSError, path: str | Path) -> OSError:
     return OSError(error.errno or errno.EIO, error.strerror or str(error), str(path))
 
 
+def explain(error: OSError, elsewhere: str) -> str:
+    """Return in one clause what the system says went wrong, where, and what would help.
+
+    Args:
+        error: what happened.
+        elsewhere: how to ask for another place, "give another --log_dir" for instance.
+    """
+    what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"{what}; make room or {elsewhere}"
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"{what}; ask for the permission to write there or {elsewhere}"
+    return what
+
+
 def sync_folder(folder: Path) -> None:
     """Make a rename last through a power cut, where folders can be opened (not on Windows)."""
     if os.name == "posix":
         descriptor = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(descriptor)
+        except OSError as error:
+            if error.errno not in _NOT_OFFERED:
+                raise
         finally:
             os.close(descriptor)
 
@@ -126,3 +154,51 @@ def remove_leftovers(folder: Path) -> None:
     for path in folder.glob(".*.tmp"):
         if not path.is_dir():  # which this program has not left
             path.unlink()
+
+
+@contextlib.contextmanager
+def file_lock(path: Path, wait: bool = False) -> Iterator[None]:
+    """Keep other processes out of what a file stands for, or be kept from it.
+
+    The lock is the kernel's (flock), so that it ends with the process, however that ends. Where the
+    file system has no locks, a warning says so.
+
+    Args:
+        path: the file; made where it is missing, and left as it is.
+        wait: until whoever has the lock gives it back.
+
+    Raises:
+        BlockingIOError: another process has the lock.
+        OSError: the file cannot be opened; the error names it.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    _LOCKS.add(descriptor)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except OSError as error:
+            if error.errno not in _NOT_OFFERED:
+                raise named(error, path) from error
+            log.warning(
+                "the file system of %s has no locks (%s): nothing keeps a second process from "
+                "writing there at the same time",
+                path.parent,
+                error.strerror,
+            )
+        yield
+    finally:
+        _LOCKS.remove(descriptor)
+        os.close(descriptor)
+
+
+_LOCKS: set[int] = set()
+
+
+def _unlock_in_child() -> None:
+    # A worker process that outlives a killed run for a moment shall not hold the run's lock.
+    for descriptor in _LOCKS:
+        os.close(descriptor)
+    _LOCKS.clear()
+
+
+os.register_at_fork(after_in_child=_unlock_in_child)

@@ -37,7 +37,7 @@ from utils import pictures, published, reproduction
 from utils.budget import MB, Cost, Point, curve_points
 from utils.catalog import find_backbone
 from utils.config import SETTINGS, Config
-from utils.files import write_file
+from utils.files import explain, write_file
 from utils.logbook import duration
 from utils.metrics import area_under_curve
 from utils.plots import draw_area, figure_bytes
@@ -671,7 +671,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         for name, content in files.items():
             write_file(folder / name, content.encode() if isinstance(content, str) else content)
     except OSError as error:
-        sys.stderr.write(f"utils.report: the report cannot be written: {printable(str(error))}\n")
+        reason = printable(explain(error, "give another --out"))
+        sys.stderr.write(f"utils.report: the report cannot be written: {reason}\n")
         return 1
     sys.stdout.write(files["auc.md" if asked.auc else "report.md"])
     sys.stdout.write(f"\nwritten to {folder}: {', '.join(sorted(files))}\n")

@@ -12,7 +12,6 @@ Exit codes: 0 all runs are finished; 1 a run failed; 2 a file or a flag cannot b
 run). A run that was told to stop (exit code 3, 129, 130 or 143) stops the sweep with its code.
 """
 
-from utils.catalog import FOLDER_DATASETS
 from utils.command import begin_command
 
 if __name__ == "__main__":
@@ -30,6 +29,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from utils.catalog import FOLDER_DATASETS
 from utils.command import ENDING, not_ignored
 from utils.config import Config, ConfigError, load_config
 from utils.folders import DataError, list_images
