@@ -3,6 +3,7 @@
 import json
 import os
 import statistics
+from itertools import accumulate
 from pathlib import Path
 
 from utils.config import Config
@@ -10,7 +11,16 @@ from utils.data_manager import split_classes
 
 
 def fake_run(
-    folder: Path, top1, *, finished=True, nme=None, devices=("cpu",), processes=1, **settings
+    folder: Path,
+    top1,
+    *,
+    finished=True,
+    nme=None,
+    devices=("cpu",),
+    processes=1,
+    notes=(),
+    curves=False,
+    **settings,
 ) -> Path:
     """Write config.json and summary.json of a run; returns its folder.
 
@@ -21,6 +31,8 @@ def fake_run(
         nme: NME's percentages; 1 below `top1` when left open.
         devices: what the run used, or each of its processes.
         processes: how many there were.
+        notes: further facts in config.json.
+        curves: also note the curves in summary.json.
         settings: changes to the defaults; `average` and `last` replace what `top1` gives.
     """
     average, last = settings.pop("average", None), settings.pop("last", None)
@@ -30,6 +42,7 @@ def fake_run(
     nme = [value - 1 for value in top1] if nme is None else nme
     folder.mkdir(parents=True)
     values = {**config.to_dict(), "_devices": list(devices), "_processes": processes}
+    values |= dict(notes)
     (folder / "config.json").write_text(json.dumps(values))
     summary = {
         "average_accuracy": statistics.mean(top1) if average is None else average,
@@ -44,6 +57,9 @@ def fake_run(
         "exemplars": 3300,
         "seconds": 60.0,
     }
+    if curves:
+        seen = list(accumulate(sizes))[: len(top1)]
+        summary["curves"] = {"classes_seen": seen, "cnn_top1": list(top1), "nme_top1": nme}
     (folder / "summary.json").write_text(json.dumps(summary))
     return folder
 

@@ -5,12 +5,19 @@ import json
 import re
 import subprocess
 import sys
+import warnings
+from dataclasses import replace
 
+import numpy as np
 import pytest
 from conftest import REPOSITORY
 from fake_runs import DAMAGES, fake_run
 
-from utils import published
+import utils.report
+from utils import catalog, published
+from utils.catalog import Backbone
+from utils.config import Config
+from utils.plots import figure_bytes
 from utils.report import (
     Curve,
     ReportError,
@@ -21,7 +28,7 @@ from utils.report import (
     main,
     results_report,
 )
-from utils.runs import as_computed, find_runs
+from utils.runs import PUBLISHED, as_computed, find_runs
 
 POINTS = [
     ("conv2", 2118),
@@ -35,6 +42,18 @@ TEN = [90.0, 80.0, 78.0, 74.0, 71.0, 69.0, 68.0, 65.0, 63.0, 62.0]  # mean 72
 
 def shifted(by):
     return [value + by for value in TEN]
+
+
+@pytest.fixture(autouse=True)
+def no_pictures(request, monkeypatch):
+    """Leave out what takes the longest, where it is not what the test is about."""
+    if "pictures" not in request.fixturenames:
+        monkeypatch.setattr(utils.report, "figure_bytes", lambda figure, file_format: b"")
+
+
+@pytest.fixture
+def pictures():
+    """Ask for real pictures."""
 
 
 @pytest.fixture
@@ -74,7 +93,8 @@ def test_one_row_for_three_seeds(three_seeds):
     header, row = table(results_report(find_runs([three_seeds]), False)["report.md"])
     cells = dict(zip(header, row, strict=True))
     assert cells == {
-        "setting": "1: cifar100 B0 Inc10, fair, memo_resnet32, ms 3312",
+        "setting": "1: cifar100 B0 Inc10, fair, resnet32, ms 3312",
+        "method": "memo",
         "n": "3",
         "CNN average (%)": "72.00 ± 1.00",
         "CNN last (%)": "62.00 ± 1.00",
@@ -107,13 +127,81 @@ def test_torch_seeds_and_what_changes_no_result_are_one_experiment(tmp_path):
         {"debug": True},
         {"devices": ["cuda:0", "cuda:1"]},  # BatchNorm sees half a batch
         {"processes": 2},  # likewise; config.json names rank 0's device only
+        {"notes": {"_version": 1}},
+        {"notes": {"_git_commit": "f" * 40}},
     ],
 )
-def test_any_other_difference_is_another_row(changes, tmp_path):
+def test_any_other_difference_is_another_row_that_says_so(changes, tmp_path):
     fake_run(tmp_path / "a", TEN)
     fake_run(tmp_path / "b", TEN, seed=[1], **changes)
-    groups, _ = group_runs(find_runs([tmp_path]))
+    runs = find_runs([tmp_path])
+    groups, _ = group_runs(runs)
     assert [len(group.runs) for group in groups] == [1, 1]
+    rows = table(results_report(runs, False)["report.md"])[1:]
+    assert rows[0][0][3:] + rows[0][2] != rows[1][0][3:] + rows[1][2]
+
+
+def test_runs_of_two_versions_of_the_program_are_not_averaged(tmp_path):
+    versions = [
+        *({"_version": 1, "_git_commit": commit} for commit in ("a" * 40, "b" * 40, None)),
+        {"_version": 2, "_git_commit": "a" * 40},
+        # Runs from before there was a version: only those of one commit are surely of one kind.
+        *({"_git_commit": commit} for commit in ("a" * 40, "a" * 40, "b" * 40, None, None)),
+    ]
+    for seed, notes in enumerate(versions):
+        fake_run(tmp_path / str(seed), TEN, seed=[seed], notes=notes)
+    rows = table(results_report(find_runs([tmp_path]), False)["report.md"])[1:]
+    assert [(row[2], row[3]) for row in rows] == [
+        ("version 1", "3"),
+        ("version 2", "1"),
+        ("commit aaaaaaa", "2"),
+        ("commit bbbbbbb", "1"),
+        ("version not recorded", "2"),
+    ]
+
+
+def test_first_tasks_drawn_from_bare_and_from_mixed_seeds_are_two_rows():
+    short = PUBLISHED / "short"
+    groups, _ = group_runs(find_runs([short / "bare_seeds", short / "float32"]))
+    kinds = [{run.folder.parent.name for run in group.runs} for group in groups]
+    assert all(len(kind) == 1 for kind in kinds)
+
+
+def test_no_cell_is_as_long_as_a_path(tmp_path):
+    for name in "ab":
+        path = f"/scratch/{'long/' * 30}{name}/task_1.pt"
+        fake_run(tmp_path / name, TEN, skip=True, init_checkpoint=path)
+    report = results_report(find_runs([tmp_path]), False)
+    rows = table(report["report.md"])[1:]
+    assert max(len(cell) for row in rows for cell in row) <= 60
+    assert "init_checkpoint=/scratch/l...a/task_1.pt" in rows[0][2]
+    assert f"init_checkpoint=/scratch/{'long/' * 30}a/task_1.pt" in report["report.md"]
+
+
+def test_published_runs_are_left_out_unless_named():
+    assert not [run for run in find_runs([REPOSITORY / "logs"]) if "published" in run.folder.parts]
+    named = find_runs([REPOSITORY / "logs", PUBLISHED / "short" / "bf16"])
+    assert [run.folder.parent.name for run in named if "published" in run.folder.parts] == [
+        *["bf16"] * 3
+    ]
+
+
+@pytest.mark.parametrize("path", ["logs/published/short/bf16", "logs/published", "."])
+def test_nothing_is_written_among_the_files_of_the_repository(path, tmp_path, monkeypatch):
+    for file in [*(REPOSITORY / "logs/published/short/bf16").rglob("*.json")]:
+        copy = tmp_path / file.relative_to(REPOSITORY)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(file.read_bytes())
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("utils.runs.PUBLISHED", tmp_path / "logs" / "published")
+    monkeypatch.setattr("utils.report.EXPS_DIR", tmp_path / "exps")
+    fake_run(tmp_path / "logs" / "own", TEN)
+    assert main([path]) == 0
+    assert {file.parent.relative_to(tmp_path).as_posix() for file in tmp_path.rglob("report*")} == {
+        "logs"
+    }
+    assert main([path, "--out", "logs/published"]) == 0
+    assert (tmp_path / "logs" / "published" / "report.md").exists()
 
 
 def test_auto_is_told_apart_by_what_it_was(tmp_path):
@@ -129,16 +217,15 @@ def test_auto_is_told_apart_by_what_it_was(tmp_path):
     assert [[run.folder.name for run in group.runs] for group in groups] == [["0", "1"], ["2", "3"]]
     assert main([str(tmp_path)]) == 0
     with open(tmp_path / "report.csv", newline="") as file:
-        rows = [(row["n"], "precision=tf32" in row["setting"]) for row in csv.DictReader(file)]
-    assert rows == [("2", True), ("2", False)]
+        rows = [(row["n"], row["told_apart_by"]) for row in csv.DictReader(file)]
+    assert rows == [("2", "precision=tf32"), ("2", "precision=auto")]
 
 
 def test_rows_of_the_same_setting_are_told_apart(tmp_path):
     fake_run(tmp_path / "a", TEN)
     fake_run(tmp_path / "b", TEN, scheduler="cosine")
     report = results_report(find_runs([tmp_path]), False)["report.md"]
-    names = [row[0] for row in table(report)[1:]]
-    assert [name.rpartition(", ")[2] for name in names] == ["scheduler=steplr", "scheduler=cosine"]
+    assert [row[2] for row in table(report)[1:]] == ["scheduler=steplr", "scheduler=cosine"]
     assert "2: other settings: scheduler=cosine" in report
 
 
@@ -151,7 +238,7 @@ def test_unfinished_runs_are_listed_and_not_averaged(three_seeds):
     fake_run(three_seeds / "old", TEN, seed=[8])
     (three_seeds / "old" / "summary.json").write_text('{"finished": true, "seconds": 1}')
     report = results_report(find_runs([three_seeds]), False)["report.md"]
-    assert table(report)[1][1:3] == ["3", "72.00 ± 1.00"]
+    assert table(report)[1][1:4] == ["memo", "3", "72.00 ± 1.00"]
     listed = report.split("Not averaged:")[1]
     assert f"- {three_seeds / 'dying'}: 4 of 10 tasks finished" in listed
     assert f"- {three_seeds / 'young'}: no task finished" in listed
@@ -166,11 +253,11 @@ def test_a_run_that_was_to_stop_is_finished_and_stands_with_its_like(three_seeds
     fake_run(three_seeds / "all", shifted(2), seed=[3], stop_after_task=10)
     rows = table(results_report(find_runs([three_seeds]), True)["report.md"])
     by_name = {row[0].split(": ", 1)[1]: dict(zip(rows[0], row, strict=True)) for row in rows[1:]}
-    short = by_name["cifar100 B0 Inc10, fair, memo_resnet32, ms 3312, after task 2 of 10"]
+    short = by_name["cifar100 B0 Inc10, fair, resnet32, ms 3312, after task 2 of 10"]
     assert (short["n"], short["CNN average (%)"]) == ("2", "80.00 ± 7.07")
     assert short["published CNN average"] == "-"
     assert short["MB"] == f"{((112_016 + 2 * 351_488) * 4 + 3312 * 3072) / 2**20:.2f}"
-    assert by_name["cifar100 B0 Inc10, fair, memo_resnet32, ms 3312"]["n"] == "4"
+    assert by_name["cifar100 B0 Inc10, fair, resnet32, ms 3312"]["n"] == "4"
 
 
 def test_the_same_seed_twice_is_no_second_sample(three_seeds):
@@ -211,14 +298,15 @@ def test_csv_has_full_precision_and_every_setting(three_seeds):
     assert (row["n"], row["class_orders"], row["torch_seeds"]) == ("3", "1 2 1993", "1 1 1")
     assert (row["cnn_average_accuracy_mean"], row["cnn_average_accuracy_sd"]) == ("72.0", "1.0")
     assert (row["nme_last_accuracy_mean"], row["published_cnn_last"]) == ("61.0", "61.98")
+    assert row["method"] == row["model_name"] == "memo"
     assert row["exemplar_budget"] == row["memory_size"] == "3312"
 
 
 def test_latex(three_seeds):
     text = results_report(find_runs([three_seeds]), False)["report.tex"]
-    assert r"\begin{tabular}{lrrrrrrrrr}" in text
+    assert r"\begin{tabular}{lrrrrrrrrrr}" in text
+    assert "resnet32, ms 3312 & memo & 3 &" in text
     assert r"72.00 $\pm$ 1.00" in text
-    assert r"memo\_resnet32" in text
     assert r"CNN average (\%)" in text
 
 
@@ -262,6 +350,51 @@ def test_mistakes_are_one_message(words, says, tmp_path, monkeypatch, capsys):
     assert says in shown.err
 
 
+# --- The curves over seeds ------------------------------------------------------------------------
+
+
+def test_curves_show_mean_and_deviation_over_seeds(tmp_path, monkeypatch):
+    drawn, draw = [], utils.report.draw_seed_curves
+    monkeypatch.setattr(
+        utils.report, "draw_seed_curves", lambda *a, **k: drawn.append(draw(*a, **k)) or drawn[-1]
+    )
+    for seed, by in ((1993, 0), (1, 1), (2, -1)):
+        fake_run(tmp_path / f"seed{seed}", shifted(by), seed=[seed], curves=True)
+    fake_run(tmp_path / "x", shifted(9)[:3], lrate=0.2, stop_after_task=3, curves=True)
+    fake_run(tmp_path / "y", TEN[:5], increment=20, init_cls=20, memory_size=2000, curves=True)
+    fake_run(tmp_path / "z", TEN, memory_size=2000)  # its curve is not noted
+    assert main([str(tmp_path)]) == 0
+    names = {f"report_curves_{n}.{file_format}" for n in (1, 2) for file_format in ("png", "pdf")}
+    assert {path.name for path in tmp_path.glob("report_*")} == names
+    (axes,), (other,) = (figure.axes for figure in drawn)
+    ours, dotted, short, *_ = axes.get_lines()
+    assert ours.get_label() == "MEMO (n = 3)"
+    assert ours.get_xdata().tolist() == list(range(10, 101, 10))
+    np.testing.assert_allclose(ours.get_ydata(), TEN)
+    # 72, 73 and 71 in all tasks: a deviation of 1.
+    band = axes.collections[0].get_paths()[0].vertices
+    low, high = (band[band[:, 0] == 100, 1].min(), band[band[:, 0] == 100, 1].max())
+    assert (low, high) == pytest.approx((61, 63))
+    assert (dotted.get_linestyle(), len(dotted.get_xdata())) == (":", 10)
+    assert short.get_label() == "MEMO, after task 3 of 10 (n = 1)"
+    assert len(short.get_xdata()) == 3
+    assert other.get_lines()[0].get_xdata().tolist() == [20, 40, 60, 80, 100]
+    assert not other.collections  # no deviation of one run
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert figure_bytes(drawn[0]).startswith(b"\x89PNG")
+
+
+def test_more_curves_than_colours_are_drawn_on_several_pictures(tmp_path):
+    for number in range(8):
+        fake_run(tmp_path / str(number), TEN, lrate=0.1 + number, curves=True)
+    files = results_report(find_runs([tmp_path]), False)
+    assert [name for name in files if name.endswith("png")] == [
+        "report_curves_1.png",
+        "report_curves_2.png",
+    ]
+
+
 # --- The performance-memory curve -----------------------------------------------------------------
 
 AUC_ROWS = [row for row in published.rows() if (row.method, row.prefix) == ("memo", "auc")]
@@ -295,7 +428,7 @@ def test_the_published_points_give_the_published_areas(published_curve):
     assert curve.area("average_accuracy", exact=True).mean == pytest.approx(exact, abs=0.003)
 
 
-def test_the_command_prints_and_draws_it(published_curve, capsys):
+def test_the_command_prints_and_draws_it(published_curve, capsys, pictures):
     assert main(["--auc", str(published_curve), "--compare"]) == 0
     said = capsys.readouterr().out
     areas = said[said.index("| area") :]
@@ -314,7 +447,7 @@ def test_the_command_prints_and_draws_it(published_curve, capsys):
 
 
 @pytest.mark.parametrize("how", ["absent", "unfinished", "other memory"])
-def test_a_missing_budget_is_named(how, published_curve, capsys):
+def test_without_a_budget_the_others_are_shown_without_an_area(how, published_curve, capsys):
     folder = published_curve / "resnet20_cifar"
     if how == "absent":
         (folder / "config.json").unlink()
@@ -324,12 +457,60 @@ def test_a_missing_budget_is_named(how, published_curve, capsys):
     else:
         config = json.loads((folder / "config.json").read_text())
         (folder / "config.json").write_text(json.dumps({**config, "memory_size": 2000}))
-    assert main(["--auc", str(published_curve)]) == 2
-    said = capsys.readouterr().err
-    assert "16.0 MB, memo_resnet20_cifar with 2768 exemplars" in said
-    assert ("there are runs with 2000" in said) is (how == "other memory")
+    assert main(["--auc", str(published_curve), "--compare"]) == 0
+    said = capsys.readouterr().out
+    assert len(table(said)) == 1 + 4
+    assert "No area: 1 of 5 budgets have no finished run" in said
+    assert "- 16.0 MB, memo_resnet20_cifar with 2768 exemplars\n" in said
+    assert (f"{folder}: 2000 exemplars, but its point" in said) is (how == "other memory")
     assert (f"{folder}: 10 of 10 tasks finished" in said) is (how == "unfinished")
-    assert not (published_curve / "auc.md").exists()
+    assert "AUC-A" not in said
+    assert len((published_curve / "auc_areas.csv").read_text().splitlines()) == 1
+    assert (published_curve / "auc.png").exists()
+    (curve,), _ = find_curves(find_runs([published_curve]))
+    axes = utils.report._area_picture(curve).axes[0]
+    ours, _, theirs, _ = (line.get_xdata().tolist() for line in axes.get_lines())
+    assert ours == theirs == [7.6, 12.4, 19.8, 23.5]
+    assert "AUC" not in axes.get_lines()[0].get_label()
+
+
+@pytest.fixture
+def own_backbone(monkeypatch):
+    """Register a backbone of 100,000 + 300,000 weights, as README says."""
+    own = Backbone("tiny", 64, 4, 100_000, 300_000, 64, 0, 0)
+    monkeypatch.setitem(catalog.BACKBONES, "tiny", own)
+    return own
+
+
+def test_a_backbone_of_one_s_own_is_a_point_of_the_curve(
+    published_curve, own_backbone, capsys, monkeypatch
+):
+    # Ten tasks: 9 trunks fewer than DER's ten networks, in images of 3072 bytes.
+    memory_size = 2000 + 9 * 100_000 * 4 // 3072
+    assert Config(prefix="auc", convnet_type="tiny", memory_size="auto").memory_size == memory_size
+    settings = {"prefix": "auc", "convnet_type": "memo_tiny", "memory_size": memory_size}
+    fake_run(published_curve / "tiny", TEN, average=66, last=55, **settings)
+    assert main(["--auc", str(published_curve), "--compare"]) == 0
+    said = capsys.readouterr().out
+    rows = {row[0]: row for row in table(said)}
+    # 3.1 million weights of 4 bytes and the exemplars, in MB.
+    megabytes = (3_100_000 * 4 + memory_size * 3072) / 2**20
+    assert rows["tiny"][1:4] == [f"{megabytes:.1f}", f"{megabytes:.2f}", str(memory_size)]
+    assert len(rows) == 1 + 6
+    assert "over nominal MB" in said
+    # Two such backbones make a curve of their own, to which the published points do not belong.
+    fake_run(published_curve / "own", TEN, scheduler="cosine", **settings)
+    logs = [published_curve / "own"]
+    (curve,), _ = find_curves(find_runs(logs))
+    assert (len(curve.points), curve.missing, curve.whole) == (1, (), False)
+    monkeypatch.setitem(catalog.BACKBONES, "larger", replace(own_backbone, name="larger",
+                                                             specialized=400_000))  # fmt: skip
+    settings |= {"convnet_type": "memo_larger", "scheduler": "cosine"}
+    fake_run(published_curve / "larger", TEN, **settings)
+    (curve,), _ = find_curves(find_runs([*logs, published_curve / "larger"]))
+    # 0.72 over a million more weights in ten blocks.
+    area = curve.area("average_accuracy", exact=True).mean
+    assert area == pytest.approx(0.72 * 10 * 100_000 * 4 / 2**20)
 
 
 def test_runs_that_stopped_early_are_no_points(published_curve):
@@ -410,7 +591,8 @@ class TestSeveralCurves:
         assert main(["--auc", str(logs)]) == 0
         said = capsys.readouterr().out
         assert "AUC-A" in said
-        assert re.search(r"stray: its curve \(.*epochs=1.*\) lacks 4 of 5 budgets", said)
+        assert re.search(r"\n2: memo, cifar100 B0 Inc10, epochs=1, ", said)
+        assert "No area: 4 of 5 budgets" in said.split("\n2: ")[1]
 
     def test_curves_are_told_apart_by_the_settings_that_differ(self, logs, capsys):
         self.fake_curve(logs, scheduler="cosine")
@@ -423,7 +605,7 @@ class TestSeveralCurves:
         fake_run(logs / "two", [50.0] * 10, prefix="auc", convnet_type="memo_conv2",
                  memory_size=2118, devices=("cuda:0", "cuda:1"))  # fmt: skip
         assert main(["--auc", str(logs)]) == 0
-        assert re.search(r"two: its curve \(.*on 2 devices\)", capsys.readouterr().out)
+        assert "\n2: memo, cifar100 B0 Inc10, on 2 devices\n" in capsys.readouterr().out
 
 
 def test_a_damaged_run_is_listed_with_the_reason_and_everything_else_goes_on(three_seeds, capsys):
@@ -431,7 +613,7 @@ def test_a_damaged_run_is_listed_with_the_reason_and_everything_else_goes_on(thr
         damage(fake_run(three_seeds / name, TEN, seed=[5]))
     assert main([str(three_seeds)]) == 0
     said = capsys.readouterr().out
-    assert table(said)[1][1:3] == ["3", "72.00 ± 1.00"]
+    assert table(said)[1][2:4] == ["3", "72.00 ± 1.00"]
     listed = said.split("Not averaged:")[1]
     for name in DAMAGES:
         assert re.search(f"^- .*/{name}: {name[:6]}.*json .", listed, flags=re.MULTILINE), name

@@ -53,7 +53,7 @@ MB = 2**20
 # The network that the published results use, by image size. Methods with a single backbone keep it
 # at every point of the performance-memory curve.
 REFERENCE = {32: "resnet32", 224: "resnet18"}
-# The points of that curve from the smallest to the largest budget.
+# The published points of that curve from the smallest to the largest budget.
 POINTS = {
     32: ("conv2", "resnet14_cifar", "resnet20_cifar", "resnet26_cifar", "resnet32"),
     224: (
@@ -147,12 +147,17 @@ def granted_memory(
     granted = tasks * net.weights
     own = net.name
     if prefix == "auc":
-        reference = REFERENCE[net.image_size]
+        reference = REFERENCE[family_of(net)]
         own = reference if method == "single" else own
-        if net.name == POINTS[net.image_size][0]:
+        if net.name == POINTS[family_of(net)][0]:
             granted = BACKBONES[reference].weights
     spare = (granted - count_weights(method, own, tasks)) * BYTES_PER_WEIGHT
     return facts.benchmark_exemplars + spare // facts.image_bytes
+
+
+def family_of(net: Backbone) -> int:
+    """Return which published curve a backbone belongs to by the size of its images: 32 or 224."""
+    return 32 if net.image_size < 96 else 224
 
 
 class Point(NamedTuple):
@@ -171,26 +176,38 @@ def curve_points(
     classes: int | None = None,
     *,
     image_size: int | None = None,
-    family: int | None = None,
+    backbones: Sequence[str] = (),
 ) -> list[Point]:
     """Return the points of MEMO's performance-memory curve, the smallest budget first.
 
-    The backbones are those made for the images; for `folder`, whose `image_size` is needed, those
-    of a `family`: 32 or 224.
+    They are the published backbones and any others that are named. Where only others are named, a
+    curve of one's own backbones, the published ones are no points of it.
 
     The nominal MB are the published ones where that curve was published, else the exact MB to one
     decimal.
+
+    Args:
+        dataset: a name in catalog.DATASETS.
+        init_cls: classes of the first task.
+        increment: classes of every later task.
+        classes: number of classes, when it is not the data set's usual one.
+        image_size: side of the images in pixels; needed for the data set `folder`.
+        backbones: names of those that have runs; needed for `folder`.
     """
-    facts = dataset_facts(dataset, classes, image_size)
-    names = POINTS[family or facts.image_size]
+    nets = [find_backbone(name) for name in dict.fromkeys(backbones)]
+    family = family_of(nets[0]) if nets else dataset_facts(dataset, classes, image_size).image_size
+    own = [net.name for net in nets if net.name not in POINTS[family]]
+    names = own if own and len(own) == len(nets) else [*POINTS[family], *own]
     split, published = PUBLISHED_CURVES.get(dataset, (None, ()))
+    printed = {}
+    if split == (init_cls, increment):
+        printed = dict(zip(POINTS[family], published, strict=True))
     points = []
-    for index, name in enumerate(names):
+    for name in names:
         split_of_all = init_cls, increment, classes
         cost = Cost.of("auc", dataset, name, *split_of_all, image_size=image_size)
         exact = cost.total_bytes / MB
-        nominal = published[index] if split == (init_cls, increment) else round(exact, 1)
-        points.append(Point(name, cost.exemplars, nominal, exact))
+        points.append(Point(name, cost.exemplars, printed.get(name, round(exact, 1)), exact))
     # With one or two tasks a larger backbone need not mean a larger budget.
     return sorted(points, key=lambda point: point.exact_mb)
 
@@ -223,7 +240,7 @@ class Cost:
             prefix, dataset, backbone, init_cls, increment, classes, method, image_size
         )
         if prefix == "auc" and method == "single":
-            backbone = REFERENCE[find_backbone(backbone).image_size]
+            backbone = REFERENCE[family_of(find_backbone(backbone))]
         task_sizes = split_classes(classes or DATASETS[dataset].classes, init_cls, increment)
         return cls.after(method, dataset, backbone, task_sizes, exemplars, image_size)
 

@@ -55,6 +55,9 @@ if TYPE_CHECKING:
 
 LOGGER = logging.getLogger("memo")
 REPOSITORY = Path(__file__).resolve().parent.parent
+# Raise it with every change that gives the same settings and seeds other results: runs of different
+# versions are never averaged (utils/runs.py). Of runs without it, their commits are compared.
+VERSION = 1
 EPOCHS_EVERY = 5.0  # seconds between two writings of training.csv
 EPOCH_COLUMNS = (  # of training.csv
     "task",
@@ -396,13 +399,15 @@ def provenance(devices: Sequence["torch.device"], processes: int = 1) -> dict[st
 
     The keys begin with "_", which marks them as comments when the file is given back as a config:
     versions, platform, processor, devices with their names, the command, and the git commit of this
-    repository (None outside git) with whether tracked files differ from it.
+    repository (None outside git) with whether tracked files differ from it. `_version` is that of
+    the results, `VERSION`.
     """
     import torch
 
     commit = _git("rev-parse", "HEAD")
     changes = _git("status", "--porcelain", "--untracked-files=no")
     return {
+        "_version": VERSION,
         "_command": shlex.join(["python", *sys.argv]),
         "_git_commit": commit,
         "_git_dirty": bool(changes) if commit else None,

@@ -26,7 +26,7 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import accumulate, groupby, pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -656,7 +656,7 @@ def draw_area(
     accuracies: dict[str, tuple[list[float], list[float | None]]],
     *,
     areas: dict[str, float],
-    reference: dict[str, list[float]] | None = None,
+    reference: dict[str, list[float | None]] | None = None,
     title: str = "",
 ) -> Figure:
     """Draw the performance-memory curve: top-1 accuracy of the classifier against memory.
@@ -665,8 +665,8 @@ def draw_area(
         megabytes: the budgets, rising.
         accuracies: "average" and "last": percent at each budget, with standard deviations (None
             for a single run), which are drawn as error bars.
-        areas: the area under each of the two, for the legend.
-        reference: published percentages of the two, drawn as thin lines.
+        areas: the area under each of the two, for the legend; empty where budgets are missing.
+        reference: published percentages of the two, drawn as thin lines; None where there is none.
         title: what stands above the legend.
     """
     figure, axes = _column_figure(height=2.7)
@@ -677,7 +677,9 @@ def draw_area(
     letters = {"average": "A", "last": "L"}
     drawn = []
     for name, (top1, deviations) in accuracies.items():
-        label = f"CNN, {name} accuracy: AUC-{letters[name]} {areas[name]:.2f}"
+        label = f"CNN, {name} accuracy"
+        if name in areas:
+            label += f": AUC-{letters[name]} {areas[name]:.2f}"
         axes.plot(megabytes, top1, label=label, zorder=3, **styles[name])
         if any(deviations):
             spread = [float("nan") if each is None else each for each in deviations]
@@ -686,9 +688,13 @@ def draw_area(
         drawn += [
             v + sign * (d or 0) for v, d in zip(top1, deviations, strict=True) for sign in (-1, 1)
         ]
-    for name, top1 in (reference or {}).items():
+    for name, values in (reference or {}).items():
+        there = [i for i, value in enumerate(values) if value is not None]
+        if len(there) < 2:
+            continue  # no line
+        top1 = [values[i] for i in there]
         axes.plot(
-            megabytes,
+            [megabytes[i] for i in there],
             top1,
             label=f"published, {name} accuracy",
             color=INK,
@@ -706,6 +712,65 @@ def draw_area(
             numbered.append(budget)
     axes.set_xticks(numbered, [f"{budget:g}" for budget in numbered])
     axes.set_xticks(megabytes, minor=True)
+    _percent_axis(axes, drawn)
+    _legend_above(figure, title)
+    return figure
+
+
+class SeedCurve(NamedTuple):
+    """What `draw_seed_curves` draws of one experiment."""
+
+    name: str
+    top1: Sequence[Sequence[float]]  # percent after each task, for each seed: (n, tasks)
+    published: Sequence[float] | None = None  # percent after each task
+    same_schedule: bool = True  # as that of the published run
+
+
+@house_style()
+def draw_seed_curves(
+    classes_seen: Sequence[int], curves: Sequence[SeedCurve], *, title: str = ""
+) -> Figure:
+    """Draw top-1 accuracy of the classifier against classes seen: mean and deviation over seeds.
+
+    From two seeds on there is a band of one standard deviation (of a sample: n - 1). Published
+    curves are dotted, and paler where they were trained with another schedule.
+
+    Args:
+        classes_seen: after each task.
+        curves: up to seven; some may end after fewer tasks.
+        title: what stands above the legend.
+    """
+    labels = [textwrap.fill(f"{curve.name} (n = {len(curve.top1)})", 50) for curve in curves]
+    lines = sum(label.count("\n") + 1 for label in labels) + _wrap(title).count("\n")
+    figure, axes = _column_figure(height=2.5 + 0.14 * lines)
+    colours = (BLUE, VERMILION, "#009E73", "#CC79A7", "#E69F00", "#56B4E9", INK)
+    drawn: list[float] = []
+    for curve, label, colour, marker in zip(curves, labels, colours, "osv^DPX", strict=False):
+        top1 = np.array(curve.top1)
+        mean, x = top1.mean(axis=0), classes_seen[: top1.shape[1]]
+        axes.plot(x, mean, color=colour, marker=marker, label=label)
+        drawn += [*mean]
+        if len(top1) > 1:
+            low, high = mean - top1.std(axis=0, ddof=1), mean + top1.std(axis=0, ddof=1)
+            if len(x) > 1:
+                axes.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
+            else:  # a band of no width
+                axes.errorbar(x, mean, yerr=high - mean, color=colour, capsize=3)
+            drawn += [*low, *high]
+        if curve.published is not None:
+            paler = 1 if curve.same_schedule else 0.4
+            axes.plot(x, curve.published, ":", color=colour, linewidth=0.9, alpha=paler)
+            drawn += curve.published
+    if any(len(curve.top1) > 1 for curve in curves):
+        label = "band, bars: ± one standard deviation over n seeds"
+        axes.fill_between([], [], color=GREY, alpha=0.3, linewidth=0, label=label)
+    schedules = {curve.same_schedule for curve in curves if curve.published is not None}
+    for same in sorted(schedules, reverse=True):
+        label = "dotted: published" if same else "dotted, pale: published, with another schedule"
+        axes.plot([], [], ":", color=GREY, linewidth=0.9, alpha=1 if same else 0.4, label=label)
+    axes.set_xlabel("Classes seen")
+    axes.set_ylabel("Top-1 accuracy of the CNN (%)")
+    _ticks_at_tasks(axes, list(classes_seen))
     _percent_axis(axes, drawn)
     _legend_above(figure, title)
     return figure

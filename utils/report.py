@@ -1,6 +1,6 @@
 """Tables of results: average and last accuracy of runs, over their seeds, beside published numbers.
 
-    python -m utils.report logs                        every run under logs/
+    python -m utils.report logs                        every run under logs/ but logs/published/
     python -m utils.report logs/fair --compare         with the published numbers and the difference
     python -m utils.report --auc logs/auc              the performance-memory curve and its area
     python -m utils.report --published logs/published  README's table of the published results
@@ -10,13 +10,19 @@ each result. Runs that are not finished are listed below the table and never ave
 reached its --stop_after_task is finished, and stands in a row with its like only.
 
 The table is printed as Markdown and written as report.md, report.csv and report.tex to the folder
-named, or the one above several (`--out` names another). With --auc the files are auc.md, auc.csv,
-auc_areas.csv, auc.tex, auc.png and auc.pdf; every budget of the curve must have a finished run.
+named, or the one above several (`--out` names another; logs/ stands for logs/published/, whose
+content git keeps). report_curves.png and .pdf show the accuracy after each task, of each row the
+mean and a band of one standard deviation; of several splits, report_curves_1.png and so on.
+
+With --auc the files are auc.md, auc.csv, auc_areas.csv, auc.tex, auc.png and auc.pdf. Where budgets
+of the curve have no finished run, the others are drawn, and the area is left out.
+
 Pictures of a run that are missing or older than its results, as they are while it is not finished,
 are drawn into its folder; copies of runs, without a checkpoint.pt, are left as they are. With
 --published nothing is written; see utils/reproduction.py.
 
-Exit codes: 0 done; 2 there is nothing to report, a budget is missing, or a path does not exist.
+Exit codes: 0 done; 1 a file cannot be written; 2 there is nothing to report, or a path does not
+exist.
 """
 
 from utils.command import begin_command
@@ -30,20 +36,33 @@ import statistics
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from utils import pictures, published, reproduction
 from utils.budget import MB, Cost, Point, curve_points
 from utils.catalog import find_backbone
-from utils.config import SETTINGS, Config
+from utils.config import EXPS_DIR, SETTINGS, Config
 from utils.files import explain, write_file
 from utils.logbook import duration
 from utils.metrics import area_under_curve
-from utils.plots import draw_area, figure_bytes
-from utils.runs import NO_RESULT, SEEDS, Run, as_computed, find_runs, setting_key
-from utils.settings import printable
+from utils.plots import SeedCurve, draw_area, draw_seed_curves, figure_bytes
+from utils.runs import (
+    NO_RESULT,
+    SEEDS,
+    Run,
+    as_computed,
+    find_runs,
+    is_published,
+    telling_apart,
+    words_of,
+)
+from utils.settings import escaped, printable
 from utils.tables import csv_text, latex_text, markdown_text
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # What a row measures: key in summary.json, and its name in the tables. "CNN" and "NME" are told
 # in words below each table.
@@ -55,6 +74,8 @@ MEASURES = {
     "last_nme_accuracy": "NME last (%)",
 }
 AT_A_POINT = ("convnet_type", "memory_size")  # what differs between the points of a curve
+CURVES_A_PICTURE = 7  # as many as there are colours
+LONGEST_LABEL = 80  # of a curve, in letters
 COMPARED = {"average_accuracy": "average", "last_accuracy": "last", "forgetting": "forgetting"}
 WORDS = (
     "CNN: the trained classifier. NME: nearest mean of exemplars. Top-1 accuracy in percent; "
@@ -150,12 +171,13 @@ def group_runs(runs: Iterable[Run]) -> tuple[list[Group], list[tuple[Run, str]]]
 # --- The table of results -------------------------------------------------------------------------
 
 
-def results_report(runs: list[Run], compare: bool) -> dict[str, str]:
-    """Return the content of report.md, report.csv and report.tex.
+def results_report(runs: list[Run], compare: bool, titles: bool = True) -> dict[str, str | bytes]:
+    """Return the content of report.md, report.csv, report.tex and the pictures of the curves.
 
     Args:
         runs: at least one finished run among them.
         compare: put published numbers beside ours.
+        titles: write titles above the pictures.
 
     Raises:
         ReportError: no run is finished.
@@ -163,7 +185,7 @@ def results_report(runs: list[Run], compare: bool) -> dict[str, str]:
     groups, left_out = group_runs(runs)
     if not groups:
         raise ReportError("no run is finished:\n" + _listed(left_out))
-    labels = _labels(groups)
+    differences = _differences(groups)
     rows_published = [
         published.find(group.config) if compare and not group.stopped else None for group in groups
     ]
@@ -172,13 +194,18 @@ def results_report(runs: list[Run], compare: bool) -> dict[str, str]:
         for key, name in COMPARED.items()
         if compare and (key != "forgetting" or any(r and r.forgetting for r in rows_published))
     ]
-    header = ["setting", "n", *MEASURES.values(), "exemplars", "MB", "time"]
+    differ = any(differences)
+    header = ["setting", "method", *["told apart by"] * differ, "n", *MEASURES.values()]
+    header += ["exemplars", "MB", "time"]
     for key in compared:
         header += [f"published CNN {COMPARED[key]}", "difference"]
     rows, details = [], []
     for number, (group, row) in enumerate(zip(groups, rows_published, strict=True), 1):
+        method, *setting = _short(group)
         cells = [
-            f"{number}: {labels[number - 1]}",
+            f"{number}: {', '.join(setting)}",
+            method,
+            *[differences[number - 1] or "-"] * differ,
             str(len(group.runs)),
             *(str(group.over_runs(key)) for key in MEASURES),
             group.exemplars(),
@@ -198,34 +225,31 @@ def results_report(runs: list[Run], compare: bool) -> dict[str, str]:
         text.append(f"Not averaged:\n\n{_listed(left_out)}")
     return {
         "report.md": "\n".join(text),
-        "report.csv": _results_csv(groups, labels, rows_published),
+        "report.csv": _results_csv(groups, differences, rows_published),
         "report.tex": latex_text(header, rows),
+        **_curve_pictures(groups, differences, titles),
     }
 
 
-def _labels(groups: list[Group]) -> list[str]:
-    """Return a short name for each group: its setting, and what tells it from its neighbours."""
+def _differences(groups: list[Group]) -> list[str]:
+    """Return for each group what tells it from those that `_short` calls the same."""
     short = [_short(group) for group in groups]
-    labels = []
+    told = []
     for group, name in zip(groups, short, strict=True):
-        like = [other.config for other, n in zip(groups, short, strict=True) if n == name]
-        differing = [
-            key
-            for key in SETTINGS
-            if key not in {*SEEDS, *NO_RESULT, "stop_after_task"}
-            and any(config[key] != group.config[key] for config in like)
-        ]
-        labels.append(", ".join([name, *(f"{key}={group.config[key]}" for key in differing)]))
-    return labels
+        like = [other.runs[0] for other, n in zip(groups, short, strict=True) if n == name]
+        told.append(", ".join(telling_apart(group.runs[0], like)))
+    return told
 
 
-def _short(group: Group) -> str:
+def _short(group: Group) -> list[str]:
+    """Return a group's method, split and setting, in parts."""
     run = group.runs[0]
     kept = f"ms {run.budget}"
     if group.config["fixed_memory"]:
         kept = f"{group.config['memory_per_class']} a class"
-    stopped = f", after task {run.tasks} of {run.tasks_total}" if group.stopped else ""
-    return f"{_split(run)}, {run.config['prefix']}, {run.config['convnet_type']}, {kept}{stopped}"
+    backbone = run.config["convnet_type"].removeprefix("memo_")
+    parts = [run.config["model_name"], _split(run), run.config["prefix"], backbone, kept]
+    return [*parts, f"after task {run.tasks} of {run.tasks_total}"] if group.stopped else parts
 
 
 def _split(run: Run) -> str:
@@ -236,7 +260,8 @@ def _split(run: Run) -> str:
 
 def _details(number: int, group: Group) -> str:
     """Return a row's settings that are not the defaults, and its runs."""
-    shown = ("dataset", "prefix", "convnet_type", "init_cls", "increment", "memory_size")
+    shown = ("model_name", "dataset", "prefix", "convnet_type", "init_cls", "increment")
+    shown += ("memory_size",)
     usual = Config(**{key: group.config[key] for key in shown}).to_dict()
     skipped = {*SEEDS, *NO_RESULT, *shown}
     other = [
@@ -276,21 +301,26 @@ def _published_beside(groups: list[Group]) -> str:
 
 
 def _results_csv(
-    groups: list[Group], labels: list[str], rows_published: list[published.Published | None]
+    groups: list[Group],
+    differences: list[str],
+    rows_published: list[published.Published | None],
 ) -> str:
     """Return the table with full precision, and every setting."""
     settings = [key for key in SETTINGS if key not in {*SEEDS, *NO_RESULT}]
-    header = ["setting", "n", "class_orders", "torch_seeds"]
+    header = ["setting", "method", "told_apart_by", "n", "class_orders", "torch_seeds"]
     for key in MEASURES:
         header += [f"{_csv_name(key)}_mean", f"{_csv_name(key)}_sd"]
     header += ["exemplars", "exemplar_budget", "tasks", "total_mb", "stored_mb", "seconds_mean"]
     header += [f"published_cnn_{name}" for name in COMPARED.values()]
     rows = []
-    for group, label, row in zip(groups, labels, rows_published, strict=True):
+    for group, difference, row in zip(groups, differences, rows_published, strict=True):
+        method, *setting = _short(group)
         orders, torch_seeds = zip(*(run.seeds for run in group.runs), strict=True)
         rows.append(
             [
-                label,
+                ", ".join(setting),
+                method,
+                difference,
                 len(group.runs),
                 " ".join(map(str, orders)),
                 " ".join(map(str, torch_seeds)),
@@ -322,16 +352,85 @@ def _listed(left_out: Iterable[tuple[Run, str]]) -> str:
     return "".join(f"- {run.folder}: {reason}\n" for run, reason in left_out)
 
 
+# --- The curves over seeds ------------------------------------------------------------------------
+
+
+def _curve_pictures(groups: list[Group], differences: list[str], titles: bool) -> dict[str, bytes]:
+    """Return the content of report_curves.png and .pdf, with a number where there are several."""
+    by_split: dict[str, list[_Row]] = {}
+    for number, (group, difference) in enumerate(zip(groups, differences, strict=True), 1):
+        run = group.runs[0]
+        if all(_top1(each) for each in group.runs):
+            key = f"{_split(run)} {run.summary['task_sizes']} {run.config.get('_data')}"
+            name = [*_short(group), *([difference] if difference else [])]
+            by_split.setdefault(key, []).append(_Row(number, group, name))
+    together = [
+        rows[first : first + CURVES_A_PICTURE]
+        for rows in by_split.values()
+        for first in range(0, len(rows), CURVES_A_PICTURE)
+    ]
+    files = {}
+    for number, rows in enumerate(together, 1):
+        figure = _seed_curves(rows, titles)
+        suffix = f"_{number}" if len(together) > 1 else ""
+        for file_format in ("png", "pdf"):
+            files[f"report_curves{suffix}.{file_format}"] = figure_bytes(figure, file_format)
+    return files
+
+
+class _Row(NamedTuple):
+    """A row of the table: its number, and its name in parts, the method first."""
+
+    number: int
+    group: Group
+    name: list[str]
+
+
+def _seed_curves(rows: list[_Row], titles: bool = True) -> "Figure":
+    """Return the picture of rows of one split; what their names have in common is its title."""
+    rows = sorted(rows, key=lambda row: -row.group.runs[0].tasks)
+    common = [part for part in rows[0].name[2:] if all(part in row.name for row in rows)]
+    curves, published_before = [], []
+    for number, group, (_, _, *parts) in rows:
+        method, _, split = words_of(group.config).partition(", ")
+        name = ", ".join([method, *(part for part in parts if part not in common)])
+        if len(name) > LONGEST_LABEL:
+            name = f"{method}, row {number} of the table"
+        curve = SeedCurve(name, [_top1(run) for run in group.runs])
+        theirs = published.find(group.config)
+        tasks = group.runs[0].tasks
+        if theirs and theirs.curve and theirs not in published_before and tasks > 1:
+            published_before.append(theirs)
+            same = reproduction.has_schedule_of(group.config, theirs)
+            curve = curve._replace(published=theirs.curve[:tasks], same_schedule=same)
+        curves.append(curve)
+    classes_seen = list(accumulate(rows[0].group.runs[0].task_sizes))
+    return draw_seed_curves(
+        classes_seen, curves, title=", ".join([split, *common]) if titles else ""
+    )
+
+
+def _top1(run: Run) -> list[float]:
+    """Return the classifier's accuracy after each task; nothing where it is not noted."""
+    return run.summary.get("curves", {}).get("cnn_top1", [])
+
+
 # --- The performance-memory curve -----------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Curve:
-    """One experiment at every budget: a point and the finished runs there."""
+    """One experiment at several budgets: points, the finished runs there, points without runs."""
 
     name: str
     points: tuple[Point, ...]
     groups: tuple[Group, ...]
+    missing: tuple[Point, ...] = ()
+
+    @property
+    def whole(self) -> bool:
+        """Whether there is an area under it."""
+        return not self.missing and len(self.points) > 1
 
     def accuracies(self, key: str) -> list[Spread]:
         """Return mean and deviation of a number in summary.json at each point."""
@@ -365,8 +464,10 @@ class Curve:
 def find_curves(runs: list[Run]) -> tuple[list[Curve], list[tuple[Run, str]]]:
     """Sort the finished runs of the protocol `auc` into curves; the others are returned as well.
 
+    Whole curves come first.
+
     Raises:
-        ReportError: there is no such run, or a curve lacks a budget.
+        ReportError: there is no such run, or none is at a budget of its curve.
     """
     groups, left_out = group_runs(run for run in runs if run.config.get("prefix", "auc") == "auc")
     left_out += [
@@ -378,96 +479,76 @@ def find_curves(runs: list[Run]) -> tuple[list[Curve], list[tuple[Run, str]]]:
     by_curve: dict[str, list[Group]] = {}
     for group in groups:
         if not group.stopped:
-            run = group.runs[0]
-            key = setting_key(run.config, run.tasks_total, AT_A_POINT)
-            by_curve.setdefault(f"{key} on {run.devices}", []).append(group)
+            by_curve.setdefault(group.runs[0].experiment_but(*AT_A_POINT), []).append(group)
     if not by_curve:
         listed = f":\n{_listed(left_out)}" if left_out else ""
         raise ReportError(f"no finished run of the protocol auc is here (-p auc){listed}")
-    curves, missing = [], []
+    curves = []
     firsts = [groups_here[0].runs[0] for groups_here in by_curve.values()]
     for groups_here in by_curve.values():
-        run = groups_here[0].runs[0]
-        split = (run.config[key] for key in ("dataset", "init_cls", "increment"))
-        points = curve_points(
-            *split,
-            classes=sum(run.task_sizes),
-            image_size=run.config["image_size"],
-            family=find_backbone(run.config["convnet_type"]).image_size,
-        )
-        name = _curve_name(run, firsts)
-        found, lacking = [], []
-        for point in points:
-            there = [g for g in groups_here if _is_at(g, point)]
-            if not there:
-                lacking.append(
-                    f"{point.nominal_mb} MB, memo_{point.backbone} with "
-                    f"{point.memory_size} exemplars{_instead(groups_here, point)}"
-                )
-            found += there
-        if lacking:
-            missing += [f"- {name}: {each}\n" for each in lacking]
-            reason = f"its curve ({name}) lacks {len(lacking)} of {len(points)} budgets"
-            left_out += [(run, reason) for group in groups_here for run in group.runs]
-        else:
-            curves.append(Curve(name, tuple(points), tuple(found)))
+        points = _points(groups_here)
+        found = {point: group for point in points for group in groups_here if _is_at(group, point)}
+        missing = tuple(point for point in points if point not in found)
+        name = _curve_name(groups_here[0].runs[0], firsts)
+        if found:
+            curves.append(Curve(name, tuple(found), tuple(found.values()), missing))
+        for group in groups_here:
+            if group not in found.values():
+                (due,) = (p.memory_size for p in points if p.backbone == _backbone(group))
+                reason = f"{group.runs[0].budget} exemplars, but its point of the curve has {due}"
+                left_out += [(run, reason) for run in group.runs]
     if not curves:
-        unused = f"not used:\n{_listed(left_out)}" if left_out else ""
         raise ReportError(
-            "the area needs a finished run at every budget (-p auc -ms auto -net ...); missing:\n"
-            + "".join(missing)
-            + unused
+            "no finished run of the protocol auc is at a point of its curve (-ms auto):\n"
+            + _listed(left_out)
         )
-    return curves, left_out
+    return sorted(curves, key=lambda curve: not curve.whole), left_out
+
+
+def _points(groups: list[Group]) -> list[Point]:
+    """Return the points of the curve that groups which differ in backbone and memory belong to."""
+    run = groups[0].runs[0]
+    return curve_points(
+        *(run.config[key] for key in ("dataset", "init_cls", "increment")),
+        classes=sum(run.task_sizes),
+        image_size=run.config["image_size"],
+        backbones=[_backbone(group) for group in groups],
+    )
+
+
+def _backbone(group: Group) -> str:
+    return find_backbone(group.config["convnet_type"]).name
 
 
 def _curve_name(run: Run, others: list[Run]) -> str:
     """Return the setting of a run's curve, with what tells it from the other curves."""
-    telling = [
-        f"{key}={run.config[key]}"
-        for key in SETTINGS
-        if key not in {*SEEDS, *NO_RESULT, *AT_A_POINT, "model_name", "init_cls", "increment"}
-        and any(other.config[key] != run.config[key] for other in others)
-    ]
-    if any(other.devices != run.devices for other in others):
-        telling.append(f"on {run.devices} devices")
-    return ", ".join([run.config["model_name"], _split(run), *telling])
+    told = (*AT_A_POINT, "model_name", "init_cls", "increment")
+    return ", ".join([run.config["model_name"], _split(run), *telling_apart(run, others, told)])
 
 
 def _is_at(group: Group, point: Point) -> bool:
-    return (
-        find_backbone(group.config["convnet_type"]).name == point.backbone
-        and group.runs[0].budget == point.memory_size
-    )
+    return (_backbone(group), group.runs[0].budget) == (point.backbone, point.memory_size)
 
 
-def _instead(groups: list[Group], point: Point) -> str:
-    """Say which other memory sizes the point's backbone has runs with."""
-    here = [g for g in groups if find_backbone(g.config["convnet_type"]).name == point.backbone]
-    sizes = ", ".join(str(group.runs[0].budget) for group in here)
-    return f" (there are runs with {sizes})" if sizes else ""
-
-
-def area_report(runs: list[Run], compare: bool) -> dict[str, str | bytes]:
+def area_report(runs: list[Run], compare: bool, titles: bool = True) -> dict[str, str | bytes]:
     """Return the content of auc.md, auc.csv, auc_areas.csv, auc.tex, auc.png and auc.pdf.
 
     Several curves, which differ in more than backbone, memory size and seeds, have a picture each:
     auc_1.png, auc_2.png, ...
+
+    Args:
+        runs: those found.
+        compare: put published areas beside ours.
+        titles: write titles above the pictures.
 
     Raises:
         ReportError: see `find_curves`.
     """
     curves, left_out = find_curves(runs)
     files: dict[str, str | bytes] = {}
-    header = [
-        *("backbone", "MB nominal", "MB exact", "exemplars", "n"),
-        *("CNN average (%)", "CNN last (%)", "NME average (%)", "NME last (%)"),
-    ]
     text, latex, raw, raw_areas = [], [], [], []
     for number, curve in enumerate(curves, 1):
-        averages = curve.accuracies("average_accuracy")
-        lasts = curve.accuracies("last_accuracy")
-        nme = (curve.accuracies("average_nme_accuracy"), curve.accuracies("last_nme_accuracy"))
+        spreads = [[group.over_runs(key) for key in AT_POINTS] for group in curve.groups]
         rows = [
             [
                 point.backbone,
@@ -475,55 +556,79 @@ def area_report(runs: list[Run], compare: bool) -> dict[str, str | bytes]:
                 f"{point.exact_mb:.2f}",
                 str(point.memory_size),
                 str(len(group.runs)),
-                *(str(spread) for spread in spreads),
             ]
-            for point, group, *spreads in zip(
-                curve.points, curve.groups, averages, lasts, *nme, strict=True
-            )
+            for point, group in zip(curve.points, curve.groups, strict=True)
         ]
-        areas = _area_rows(curve, compare)
+        areas = _area_rows(curve, compare) if curve.whole else []
         title = f"{number}: {curve.name}" if len(curves) > 1 else curve.name
-        tables = [(header, rows), (AREA_HEADER, areas)]
-        text += [f"{title}\n", *(markdown_text(*each) for each in tables), _curve_details(curve)]
+        measured = [[*row, *map(str, each)] for row, each in zip(rows, spreads, strict=True)]
+        tables = [(POINT_HEADER, measured), *([(AREA_HEADER, areas)] if areas else [])]
+        text += [f"{title}\n", *(markdown_text(*each) for each in tables)]
+        text += [*_no_area(curve), _curve_details(curve)]
         latex += [latex_text(*each) for each in tables]
         raw_areas += [[title, *row] for row in areas]
         raw += [
-            [title, *row[:5], *(value for spread in spreads for value in _mean_sd(spread))]
-            for row, *spreads in zip(rows, averages, lasts, *nme, strict=True)
+            [title, *row, *(value for spread in each for value in _mean_sd(spread))]
+            for row, each in zip(rows, spreads, strict=True)
         ]
         suffix = f"_{number}" if len(curves) > 1 else ""
-        theirs = _published_curve(curve)
-        figure = draw_area(
-            [point.nominal_mb for point in curve.points],
-            {
-                "average": ([s.mean for s in averages], [s.sd for s in averages]),
-                "last": ([s.mean for s in lasts], [s.sd for s in lasts]),
-            },
-            areas={
-                "average": curve.area("average_accuracy").mean,
-                "last": curve.area("last_accuracy").mean,
-            },
-            reference=theirs,
-            title=curve.name,
-        )
+        figure = _area_picture(curve, titles)
         for file_format in ("png", "pdf"):
             files[f"auc{suffix}.{file_format}"] = figure_bytes(figure, file_format)
-    text.append(
-        "CNN: the trained classifier; NME: nearest mean of exemplars. AUC: area under accuracy/100 "
-        "against MB, by trapezoids; A of average, L of last accuracies. APM: average accuracy per "
-        "nominal MB at the first (S) and the last (E) budget. MB are 2^20 bytes of weights and "
-        "exemplars. ± and error bars: standard deviation over n seeds (n - 1 in the denominator).\n"
-    )
+    text.append(AREA_WORDS)
     if left_out:
         text.append(f"Not used:\n\n{_listed(left_out)}")
-    measures = ("cnn_average", "cnn_last", "nme_average", "nme_last")
-    columns = [f"{name}_{what}" for name in measures for what in ("mean", "sd")]
+    columns = [f"{_csv_name(key)}_{what}" for key in AT_POINTS for what in ("mean", "sd")]
+    columns = [column.replace("_accuracy", "") for column in columns]
     names = ["curve", "backbone", "nominal_mb", "exact_mb", "exemplars", "n"]
     files["auc.md"] = "\n".join(text)
     files["auc.csv"] = csv_text([*names, *columns], raw)
     files["auc_areas.csv"] = csv_text(["curve", *AREA_HEADER], raw_areas)
     files["auc.tex"] = "\n".join(latex)
     return files
+
+
+AT_POINTS = ("average_accuracy", "last_accuracy", "average_nme_accuracy", "last_nme_accuracy")
+POINT_HEADER = [
+    *("backbone", "MB nominal", "MB exact", "exemplars", "n"),
+    *(MEASURES[key] for key in AT_POINTS),
+]
+AREA_WORDS = (
+    "CNN: the trained classifier; NME: nearest mean of exemplars. AUC: area under accuracy/100 "
+    "against MB, by trapezoids; A of average, L of last accuracies. APM: average accuracy per "
+    "nominal MB at the first (S) and the last (E) budget. MB are 2^20 bytes of weights and "
+    "exemplars. ± and error bars: standard deviation over n seeds (n - 1 in the denominator).\n"
+)
+
+
+def _no_area(curve: Curve) -> list[str]:
+    """Say why a curve has no area, if it has none."""
+    if curve.whole:
+        return []
+    lacking = [
+        f"- {point.nominal_mb} MB, memo_{point.backbone} with {point.memory_size} exemplars\n"
+        for point in curve.missing
+    ]
+    if not lacking:
+        return ["No area: a curve needs finished runs at two budgets or more.\n"]
+    needed = len(curve.points) + len(lacking)
+    return [
+        f"No area: {len(lacking)} of {needed} budgets have no finished run:\n",
+        "".join(lacking),
+    ]
+
+
+def _area_picture(curve: Curve, titles: bool = True) -> "Figure":
+    keys = {"average": "average_accuracy", "last": "last_accuracy"}
+    accuracies = {name: curve.accuracies(key) for name, key in keys.items()}
+    rows = [published.find(group.config) for group in curve.groups]
+    return draw_area(
+        [point.nominal_mb for point in curve.points],
+        {name: ([s.mean for s in each], [s.sd for s in each]) for name, each in accuracies.items()},
+        areas={name: curve.area(key).mean for name, key in keys.items()} if curve.whole else {},
+        reference={name: [getattr(row, name, None) for row in rows] for name in keys},
+        title=curve.name if titles else "",
+    )
 
 
 AREA_HEADER = ["area", "AUC-A (CNN average)", "AUC-L (CNN last)", "APM-S", "APM-E"]
@@ -559,14 +664,6 @@ def _same_split(row: published.PublishedArea | published.Published, run: Run) ->
     return all(getattr(row, k) == run.config[k] for k in ("dataset", "init_cls", "increment"))
 
 
-def _published_curve(curve: Curve) -> dict[str, list[float]] | None:
-    """Return the published accuracies at the curve's points, where all of them are published."""
-    rows = [published.find(group.config) for group in curve.groups]
-    if None in rows:
-        return None
-    return {"average": [row.average for row in rows], "last": [row.last for row in rows]}
-
-
 def _curve_details(curve: Curve) -> str:
     runs = [run for group in curve.groups for run in group.runs]
     return "".join(f"- {run.folder}\n" for run in runs)
@@ -596,8 +693,8 @@ def published_table(runs: list[Run]) -> str:
     try:
         curves, _ = find_curves(whole)
     except ReportError:
-        curves = []  # a budget has no run
-    return reproduction.table(groups, curves)
+        curves = []
+    return reproduction.table(groups, (curve for curve in curves if curve.whole))
 
 
 # --- The pictures of runs -------------------------------------------------------------------------
@@ -646,6 +743,17 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _folder_for(paths: Sequence[Path]) -> Path:
+    """Return where a report of these folders is written: never among the files that git keeps."""
+    folder = paths[0]
+    if len(paths) > 1:
+        folder = Path(os.path.commonpath([path.resolve() for path in paths]))
+    repository = EXPS_DIR.parent
+    if folder.resolve() == repository or is_published(folder):
+        return repository / "logs"
+    return folder
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code."""
     asked = _parser().parse_args(argv)
@@ -656,26 +764,30 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         if not runs:
             places = ", ".join(map(str, asked.paths))
-            raise ReportError(f"no run is in {places}; a run's folder holds a config.json")
+            raise ReportError(
+                f"no run is in {places}; a run's folder holds a config.json (those in "
+                "logs/published/ are left out unless that folder is named)"
+            )
         _draw_outdated(runs, not asked.no_titles)
         make = area_report if asked.auc else results_report
-        files = make(runs, asked.compare)
+        files = make(runs, asked.compare, not asked.no_titles)
     except (FileNotFoundError, ReportError, ValueError) as error:
         sys.stderr.write(f"utils.report: {printable(str(error)).rstrip()}\n")
         return 2
-    folder = asked.out or asked.paths[0]
-    if not asked.out and len(asked.paths) > 1:
-        folder = Path(os.path.commonpath([path.resolve() for path in asked.paths]))
+    folder = asked.out or _folder_for(asked.paths)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in files.items():
-            write_file(folder / name, content.encode() if isinstance(content, str) else content)
+            # Escaped, because a folder's name may hold bytes that no text file could.
+            write_file(
+                folder / name, escaped(content).encode() if isinstance(content, str) else content
+            )
     except OSError as error:
         reason = printable(explain(error, "give another --out"))
         sys.stderr.write(f"utils.report: the report cannot be written: {reason}\n")
         return 1
-    sys.stdout.write(files["auc.md" if asked.auc else "report.md"])
-    sys.stdout.write(f"\nwritten to {folder}: {', '.join(sorted(files))}\n")
+    sys.stdout.write(escaped(files["auc.md" if asked.auc else "report.md"]))
+    sys.stdout.write(escaped(f"\nwritten to {folder}: {', '.join(sorted(files))}\n"))
     return 0
 
 

@@ -3,7 +3,8 @@
 A run's folder holds config.json and, once a task is finished, summary.json (utils/logbook.py).
 Runs that differ in nothing but their seeds are repeats of one experiment: `Run.experiment` is
 equal for them. What cannot change a result does not tell experiments apart (`NO_RESULT`); the
-number of GPUs does, because each replica of BatchNorm sees its share of a batch only.
+number of GPUs does, because each replica of BatchNorm sees its share of a batch only, and so does
+the version of the program.
 """
 
 import json
@@ -13,10 +14,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from utils.config import SETTINGS, resolve
+from utils.config import EXPS_DIR, SETTINGS, resolve
 from utils.files import read_json
 from utils.settings import RESULTS, SWITCH, entries, number, or_none, several, whole
 
+PUBLISHED = EXPS_DIR.parent / "logs" / "published"
 SEEDS = ("seed", "torch_seed")
 # Where and how a run is computed and watched.
 NO_RESULT = frozenset(
@@ -84,9 +86,22 @@ class Run:
         return own * self.config.get("_processes", 1)
 
     @property
+    def version(self) -> str:
+        """Which program made it, in words: see `logbook.VERSION`."""
+        if "_version" in self.config:
+            return f"version {self.config['_version']}"
+        commit = self.config.get("_git_commit")
+        return f"commit {str(commit)[:7]}" if commit else "version not recorded"
+
+    @property
     def experiment(self) -> str:
         """What is equal in a finished run and its repeats with other seeds."""
-        return setting_key(self.config, self.tasks_total) + f" on {self.devices}"
+        return self.experiment_but()
+
+    def experiment_but(self, *without: str) -> str:
+        """Return what `experiment` is if these settings do not matter."""
+        key = setting_key(self.config, self.tasks_total, without)
+        return f"{key} on {self.devices}, {self.version}"
 
     @property
     def budget(self) -> int:
@@ -110,6 +125,32 @@ def setting_key(config: Mapping[str, Any], tasks_total: int, without: Iterable[s
     # Two data sets of a user have one name, `folder`; what tells them apart are their files.
     kept["files"] = (config.get("_data") or {}).get("files")
     return json.dumps(kept, sort_keys=True)
+
+
+def telling_apart(run: Run, others: Sequence[Run], but_for: Iterable[str] = ()) -> list[str]:
+    """Return in short words what differs between a run's experiment and others.
+
+    Args:
+        run: it.
+        others: they; the run itself may be among them.
+        but_for: settings that are told elsewhere.
+    """
+    left_out = {*SEEDS, *NO_RESULT, *but_for}
+    told = [
+        f"{key}={_brief(run.config[key])}"
+        for key in SETTINGS
+        if key not in left_out and any(other.config[key] != run.config[key] for other in others)
+    ]
+    if any(other.devices != run.devices for other in others):
+        told.append(f"on {run.devices} device{'s' * (run.devices != 1)}")
+    if any(other.version != run.version for other in others):
+        told.append(run.version)
+    return told
+
+
+def _brief(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 24 else f"{text[:10]}...{text[-11:]}"
 
 
 def title_of(config: Mapping[str, Any], task_sizes: Sequence[int]) -> str:
@@ -154,6 +195,8 @@ def _sizes(task_sizes: Sequence[int]) -> str:
 def find_runs(paths: Iterable[Path]) -> list[Run]:
     """Return every run in these folders and below, each once, in the order in which they began.
 
+    What lies in logs/published/ is left out, unless a path leads into that folder.
+
     Raises:
         FileNotFoundError: one of the paths does not exist; the message is a sentence.
     """
@@ -161,7 +204,10 @@ def find_runs(paths: Iterable[Path]) -> list[Run]:
     for path in paths:
         if not os.path.isdir(path):  # Path.is_dir raises where a name is too long
             raise FileNotFoundError(f"{path}: there is no such folder; name a folder under logs/")
-        folders |= {file.parent for file in path.rglob("config.json")}
+        found = {file.parent for file in path.rglob("config.json")}
+        if not is_published(path):
+            found = {folder for folder in found if not is_published(folder)}
+        folders |= found
     # A folder's name begins with the time the run began: of repeats, the newest comes last.
     return [read_run(folder) for folder in sorted(folders, key=lambda f: (f.name, f))]
 
@@ -178,6 +224,11 @@ def read_config(folder: Path) -> tuple[dict[str, Any], str]:
         return resolve(content), ""
     except ValueError as error:
         return {}, f"config.json is not that of a run of this program: {error}"
+
+
+def is_published(folder: Path) -> bool:
+    """Return whether a folder is logs/published/ or lies in it."""
+    return folder.resolve().is_relative_to(PUBLISHED)
 
 
 def read_run(folder: Path) -> Run:
