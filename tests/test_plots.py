@@ -215,6 +215,9 @@ class TestArea:
         plain = self.draw()
         figure = self.draw([1.0, 2.0, 3.0], {"average": [54.9, 69.1, 72.4], "last": [40.0] * 3})
         assert len(figure.axes[0].containers) == 2
+        (legend,) = figure.legends
+        said = [text.get_text() for text in legend.get_texts()]
+        assert said[-1] == "bars: ± one standard deviation over seeds"
         assert plain.axes[0].containers == []
         # A point of a single run has no bar.
         assert len(self.draw([None, 2.0, 3.0]).axes[0].containers) == 2
@@ -264,7 +267,7 @@ def pictures(sizes):
     aligned = {}
     if tasks > 1:
         aligned["weight_norms"] = draw_weight_norms(norms, norms / 2, sizes, title=TITLE)
-    names = [f"an ordinary class {n}" for n in range(classes)]
+    names = [f"$\\odd class {n}$" for n in range(classes)]  # no formula
     return {
         **aligned,
         "confusion": draw_confusion(

@@ -474,6 +474,22 @@ def test_without_a_budget_the_others_are_shown_without_an_area(how, published_cu
     assert "AUC" not in axes.get_lines()[0].get_label()
 
 
+def test_titles_of_pictures_are_in_words_or_left_out(published_curve, monkeypatch):
+    titles = []
+    for name in ("draw_area", "draw_seed_curves"):
+        monkeypatch.setattr(utils.report, name, lambda *_, title, **__: titles.append(title))
+    monkeypatch.setattr(utils.report, "figure_bytes", lambda *_: b"")
+    fake_run(published_curve / "drawn", TEN, curves=True)
+    for words in (["--auc"], []):
+        titles.clear()
+        assert main([*words, str(published_curve)]) == 0
+        assert titles
+        assert all("CIFAR-100, Base0 Inc10" in title for title in titles)
+        titles.clear()
+        assert main([*words, str(published_curve), "--no_titles"]) == 0
+        assert {*titles} == {""}
+
+
 @pytest.fixture
 def own_backbone(monkeypatch):
     """Register a backbone of 100,000 + 300,000 weights, as README says."""

@@ -684,7 +684,8 @@ def draw_area(
         if any(deviations):
             spread = [float("nan") if each is None else each for each in deviations]
             bars = {"capsize": 2, "elinewidth": 0.8, "ecolor": styles[name]["color"], "zorder": 3}
-            axes.errorbar(megabytes, top1, yerr=spread, fmt="none", **bars)
+            label = "bars: ± one standard deviation over seeds" if name == "average" else None
+            axes.errorbar(megabytes, top1, yerr=spread, fmt="none", label=label, **bars)
         drawn += [
             v + sign * (d or 0) for v, d in zip(top1, deviations, strict=True) for sign in (-1, 1)
         ]

@@ -622,12 +622,13 @@ def _area_picture(curve: Curve, titles: bool = True) -> "Figure":
     keys = {"average": "average_accuracy", "last": "last_accuracy"}
     accuracies = {name: curve.accuracies(key) for name, key in keys.items()}
     rows = [published.find(group.config) for group in curve.groups]
+    _, _, *told = curve.name.split(", ")  # method and split stand in the words
     return draw_area(
         [point.nominal_mb for point in curve.points],
         {name: ([s.mean for s in each], [s.sd for s in each]) for name, each in accuracies.items()},
         areas={name: curve.area(key).mean for name, key in keys.items()} if curve.whole else {},
         reference={name: [getattr(row, name, None) for row in rows] for name in keys},
-        title=curve.name if titles else "",
+        title=", ".join([words_of(curve.groups[0].config), *told]) if titles else "",
     )
 
 
