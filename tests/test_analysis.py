@@ -9,9 +9,11 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import REPOSITORY, run_program
+from conftest import REPOSITORY
+from processes import run_forked
 
 import convs
+from utils import checkpoint
 from utils.analysis import block_grams, centred_gram, linear_cka, main, read_blocks
 from utils.inc_net import AdaptiveNet
 
@@ -27,7 +29,7 @@ def run_dir(tmp_path_factory):
     """Return the folder of a recorded run of three tasks."""
     folder = tmp_path_factory.mktemp("analysis")
     (folder / "small.json").write_text(json.dumps(SMALL))
-    result = run_program(
+    result = run_forked(
         *TINY,
         *("--record_blocks", "--config", folder / "small.json", "--log_dir", folder),
     )
@@ -125,6 +127,18 @@ def test_without_recorded_blocks_it_says_so_and_compares_the_features(run_dir, t
     assert (folder / "analysis" / "cka.png").exists()
 
 
+def test_files_of_other_names_are_left_alone(run_dir, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("utils.analysis.figure_bytes", lambda figure, file_format: b"")
+    folder = tmp_path / "run"
+    shutil.copytree(run_dir, folder, ignore=shutil.ignore_patterns("analysis", "blocks.csv"))
+    for name in ("task_best.pt", "task_.pt", "task_03.pt", "task_2_copy.pt", "task_²5.pt"):
+        shutil.copy(folder / "task_3.pt", folder / name)
+    (folder / "task_3.pt").unlink()
+    assert main([str(folder), "--images", "12"]) == 0, capsys.readouterr().err
+    rows = list(csv.DictReader((folder / "analysis" / "cka.csv").open()))
+    assert [(row["task_a"], row["task_b"]) for row in rows] == [("1", "2")] * 2
+
+
 def test_recorded_blocks_are_read_as_arrays(run_dir):
     tasks, gradients, shift, names = read_blocks(run_dir / "blocks.csv")
     assert tasks.tolist() == [1, 1, 2, 2, 3, 3]
@@ -132,7 +146,13 @@ def test_recorded_blocks_are_read_as_arrays(run_dir):
     assert names == ["generalized.encoder.0", "specialized.AdaptiveBlock"]
 
 
-@pytest.mark.parametrize("case", ["no run", "one task", "torn", "images", "device", "damaged"])
+@pytest.mark.parametrize(
+    "case",
+    [
+        *("no run", "a file", "other method", "one task", "other task", "other network"),
+        *("other weights", "torn", "images", "device", "damaged"),
+    ],
+)
 def test_what_cannot_be_used_is_a_sentence(run_dir, tmp_path, capsys, case):
     folder = tmp_path / "run"
     shutil.copytree(run_dir, folder, ignore=shutil.ignore_patterns("analysis"))
@@ -143,6 +163,25 @@ def test_what_cannot_be_used_is_a_sentence(run_dir, tmp_path, capsys, case):
         for task in (2, 3):
             (folder / f"task_{task}.pt").unlink()
         words = ["1 task checkpoint", "two are needed"]
+    elif case == "a file":
+        folder = folder / "curves.csv"
+    elif case == "other method":
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**config, "model_name": "der"}))
+        words = ["config.json", "model_name"]
+    elif case == "other task":
+        shutil.copy(folder / "task_1.pt", folder / "task_4.pt")
+        words = ["task_4.pt", "it holds task 1 of a memo_conv2"]
+    elif case == "other network":
+        content = checkpoint.load_task_checkpoint(folder / "task_2.pt")
+        content["convnet_type"] = "memo_resnet32"
+        checkpoint._write(folder / "task_2.pt", content)
+        words = ["task_2.pt"]
+    elif case == "other weights":
+        content = checkpoint.load_task_checkpoint(folder / "task_2.pt")
+        del content["network"][next(iter(content["network"]))]
+        checkpoint._write(folder / "task_2.pt", content)
+        words = ["task_2.pt"]
     elif case == "torn":
         (folder / "blocks.csv").write_text("task,epoch\n1,1\n")
         words = ["blocks.csv", "--record_blocks"]

@@ -47,7 +47,7 @@ import torch
 from torch import Tensor
 
 from utils.augment import EvalTransform
-from utils.checkpoint import CheckpointError, load_task_checkpoint
+from utils.checkpoint import CheckpointError, load_task_checkpoint, state_mismatch
 from utils.data import DataError, data_settings, load_dataset
 from utils.devices import without_search
 from utils.files import explain, write_file
@@ -148,12 +148,18 @@ def similarity(
     Returns:
         the names of the blocks, shallow to deep; how many of them are the trunk's; linear CKA
         (blocks, checkpoints, checkpoints).
+
+    Raises:
+        AnalysisError: one holds the weights of another network.
     """
     grams = []
     for content in checkpoints:
         network = AdaptiveNet(content["convnet_type"])
         for new_classes in content["task_sizes"][: content["task"]]:
             network.grow(new_classes)
+        problem = state_mismatch(dict(network.state_dict()), content["network"])
+        if problem:
+            raise AnalysisError(f"task_{content['task']}.pt holds no MEMO network: {problem}")
         network.load_state_dict(content["network"])
         network.to(images.device).eval()
         grams.append(block_grams(network, content["task"] - 1, images))
@@ -212,13 +218,7 @@ def analyse(
     config = _read_config(folder)
     title = words_of(config) if config.get("titles", True) else ""
     recorded = read_blocks(folder / "blocks.csv") if (folder / "blocks.csv").is_file() else None
-    paths = sorted(folder.glob("task_*.pt"), key=lambda path: int(path.stem.split("_")[1]))
-    if len(paths) < 2:
-        raise AnalysisError(
-            f"{folder} has {len(paths)} task checkpoint{'' if len(paths) == 1 else 's'} "
-            "(task_N.pt), but to compare tasks two are needed"
-        )
-    checkpoints = [load_task_checkpoint(path) for path in paths]
+    checkpoints = _checkpoints(folder, config["convnet_type"])
     batch = _images(config, checkpoints[-1], data_dir, images).to(device)
     names, trunk, cka = similarity(checkpoints, batch)
 
@@ -289,6 +289,31 @@ def _read_config(folder: Path) -> dict[str, Any]:
     if wrong:
         raise AnalysisError(f"{folder} is not a run's folder: {wrong}")
     return config
+
+
+def _checkpoints(folder: Path, convnet_type: str) -> list[dict[str, Any]]:
+    """Return the contents of a run's task_N.pt, in order; files of other names are left alone."""
+    paths = {}
+    for path in folder.glob("task_*.pt"):
+        if number := re.fullmatch(r"task_([1-9][0-9]*)\.pt", path.name):
+            paths[int(number[1])] = path
+    if len(paths) < 2:
+        raise AnalysisError(
+            f"{folder} has {len(paths)} task checkpoint{'' if len(paths) == 1 else 's'} "
+            "(task_N.pt), but to compare tasks two are needed"
+        )
+    checkpoints = []
+    for number, path in sorted(paths.items()):
+        content = load_task_checkpoint(path)
+        checkpoints.append(content)
+        of_run = (convnet_type, *(checkpoints[0][key] for key in ("task_sizes", "class_order")))
+        found = tuple(content[key] for key in ("convnet_type", "task_sizes", "class_order"))
+        if (number, *of_run) != (content["task"], *found):
+            raise AnalysisError(
+                f"{path} is of another run or task: it holds task {content['task']} of a "
+                f"{content['convnet_type']}; restore it, or move it away"
+            )
+    return checkpoints
 
 
 def _images(
