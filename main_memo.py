@@ -60,10 +60,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.print_config:
         sys.stdout.write(config.to_json() if first else "")
         return 0
-    try:
-        from utils.distributed import together  # not above: torch takes seconds to import
+    from utils.distributed import LostProcessError, together  # not above: torch takes seconds
 
+    try:
         return together(lambda group: _start(config, options, started, warnings, group))
+    except LostProcessError as error:
+        return _leave(error, 1, wait=False)
     except KeyboardInterrupt:
         training = options.evaluate is None
         go_on = "; --resume goes on from the last checkpoint" if training else ""
@@ -114,8 +116,9 @@ def _start(
     return 0
 
 
-def _leave(reason: object, code: int) -> int:
-    after_rank_0()
+def _leave(reason: object, code: int, wait: bool = True) -> int:
+    if wait:
+        after_rank_0()
     sys.stderr.write(f"main_memo.py: {printable(str(reason))}\n")
     return code
 

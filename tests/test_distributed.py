@@ -373,6 +373,29 @@ def test_a_mistake_is_said_once(flags, words, config, tmp_path):
     assert "Traceback" not in said.read_text()
 
 
+@pytest.mark.parametrize(
+    ("victim", "moment"),
+    [
+        (0, ("models.memo.Memo.training_step", 5)),
+        (1, ("models.memo.Memo.training_step", 5)),
+        (0, ("models.base.herd", 1)),  # while the other waits for it
+    ],
+)
+def test_a_killed_process_is_missed_in_one_sentence(victim, moment, config, tmp_path):
+    port, said = free_port(), tmp_path / "said"
+    programs = [
+        Program(
+            *config, "--log_dir", tmp_path, output=said, environment=environment(rank, 2, port),
+            die_at=moment if rank == victim else None,
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    codes = [program.wait() for program in programs]
+    assert codes == ([-9, 1] if victim == 0 else [1, -9]), said.read_text()
+    assert said.read_text().count("main_memo.py: another process of this run is gone") == 1
+    assert "Traceback" not in said.read_text()
+
+
 def torchrun(*flags, output):
     return subprocess.Popen(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2",

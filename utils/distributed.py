@@ -14,8 +14,9 @@ All processes take the same way through the program, and `Group` is where they m
     group.share(n)                   this process's part of a batch of n images
 
 An error of rank 0 in there ends them all: it says what is wrong, and they leave with its exit code.
-A process that fails elsewhere leaves by itself, and torchrun ends the rest. A single process is a
-group of one, which does all this without torch.distributed.
+A process that fails elsewhere leaves by itself, and torchrun ends the rest; where one was killed,
+the first of the others that misses it says so. A single process is a group of one, which does all
+this without torch.distributed.
 """
 
 import contextlib
@@ -45,6 +46,10 @@ if _SYNC_BUFFERS not in inspect.signature(nn.parallel.DistributedDataParallel).p
 
 class RankZeroFailedError(Exception):
     """Rank 0 cannot go on; it says why, and who catches this says nothing."""
+
+
+class LostProcessError(Exception):
+    """Another process of the run is gone; the message is one sentence for the user."""
 
 
 class Group:
@@ -147,12 +152,7 @@ class Group:
     def _talk(self, message: tuple[bool, Any] | None) -> tuple[bool, Any]:
         """Hand rank 0's message to all; through the CPU's engine, so that no GPU is waited for."""
         box = [message]
-        try:
-            dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
-        except RuntimeError:
-            if self.main:
-                raise
-            raise RankZeroFailedError from None  # it is gone
+        dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
         return box[0]
 
 
@@ -164,6 +164,9 @@ def together(work: Callable[[Group], int]) -> int:
 
     Returns:
         the exit code: rank 0's, wherever all processes came to the end of the same work.
+
+    Raises:
+        LostProcessError: another process is gone, and no other has said so.
     """
     group = Group(place())
     if group.world == 1:
@@ -186,4 +189,22 @@ def together(work: Callable[[Group], int]) -> int:
             time.sleep(_LETTING_GO)
     except RankZeroFailedError:
         return 1
+    except RuntimeError as error:
+        # NCCL's errors have a type, gloo's only name its files.
+        if not isinstance(error, dist.DistError) and "gloo/" not in str(error):
+            raise
+        if _was_said():
+            return 1
+        raise LostProcessError(
+            "another process of this run is gone (killed, perhaps for want of memory) or cannot be "
+            "reached any more; --resume goes on from the last checkpoint"
+        ) from error
     return code
+
+
+def _was_said() -> bool:
+    """Return whether another process has asked this before."""
+    try:
+        return dist.distributed_c10d._get_default_store().add("a process is gone", 1) > 1
+    except RuntimeError:  # so is the store, which is rank 0's without torchrun
+        return False
