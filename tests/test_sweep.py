@@ -1,8 +1,13 @@
 """utils/sweep.py: what is left out, what is run, and what its end says."""
 
+import contextlib
 import json
+import shutil
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from conftest import REPOSITORY
@@ -10,6 +15,7 @@ from fake_runs import fake_run
 
 import utils.sweep
 from utils.config import Config
+from utils.files import file_lock
 from utils.folders import list_images
 from utils.runs import find_runs
 from utils.sweep import main, missing_seeds
@@ -112,6 +118,69 @@ def test_a_call_that_has_begun_is_resumed_with_all_its_seeds(files, ran, tmp_pat
     assert main([files[0], "--seed", "1993", "1"]) == 0
     commands, _ = ran
     assert commands[0][-3:] == ["1993", "1", "--resume"]
+
+
+def test_what_another_process_runs_is_come_back_to(files, tmp_path, monkeypatch):
+    """The run of a, in progress elsewhere, is finished while b is run here."""
+    folder, commands = tmp_path / "logs" / "x", []
+    logs = {"log_dir": str(tmp_path / "logs")}
+    fake_run(folder, TEN[:3], finished=False, increment=10, **logs)
+    with contextlib.ExitStack() as elsewhere:
+        elsewhere.enter_context(file_lock(folder / "main.log"))
+
+        def run(words):
+            commands.append(words[3])
+            shutil.rmtree(folder)
+            fake_run(folder, TEN, increment=10, **logs)
+            elsewhere.close()
+            return 0
+
+        monkeypatch.setattr(utils.sweep, "_run", run)
+        assert main(files) == 0
+    assert commands == [files[1]]
+
+
+def test_two_sweeps_at_once_run_everything_once(files, tmp_path, monkeypatch):
+    commands, increments = [], {files[0]: 10, files[1]: 20}
+
+    def run(words):
+        commands.append(words[3])
+        time.sleep(0.1)  # as long as a run takes to make its folder
+        increment = increments[words[3]]
+        settings = {
+            "increment": increment,
+            "init_cls": increment,
+            "log_dir": str(tmp_path / "logs"),
+        }
+        fake_run(tmp_path / "logs" / f"{increment}", TEN[: 100 // increment], **settings)
+        return 0
+
+    monkeypatch.setattr(utils.sweep, "_run", run)
+    for path, increment in increments.items():
+        content = json.loads(Path(path).read_text())
+        Path(path).write_text(json.dumps({**content, "init_cls": increment}))
+    with ThreadPoolExecutor() as pool:
+        assert list(pool.map(main, [files, files, files[:1]])) == [0, 0, 0]
+    assert sorted(commands) == files
+
+
+def test_a_run_without_a_finished_task_is_no_obstacle(files, ran, tmp_path):
+    folder = fake_run(tmp_path / "logs" / "x", TEN, increment=10, log_dir=str(tmp_path / "logs"))
+    (folder / "summary.json").unlink()
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "_seeds": [1993, 1]}))
+    fake_run(tmp_path / "logs" / "y", TEN, increment=10, log_dir=str(tmp_path / "logs"))
+    assert main([files[0], "--seed", "1993", "1"]) == 0
+    assert ran[0][0][-3:] == ["1993", "1", "--resume"]  # the call of both goes on
+
+
+def test_a_log_folder_that_cannot_be_used_is_found_before_anything_runs(
+    files, ran, tmp_path, capsys
+):
+    (tmp_path / "logs").write_text("a file in the way")
+    assert main(files) == 2
+    assert "Not a directory" in capsys.readouterr().err
+    assert ran[0] == []
 
 
 def test_a_failure_does_not_keep_the_others_from_running(files, ran):

@@ -8,6 +8,9 @@ main_memo.py. A seed whose finished run, with the same settings, lies under the 
 left out, so that the same command, given again, goes on where it was stopped. All files are checked
 before the first run starts. A run that fails does not keep the others from running.
 
+What another process is running, a second sweep for instance, is passed over and come back to, until
+it is finished. Sweeps know of each other by locks on empty files in {log_dir}/.sweep/.
+
 Exit codes: 0 all runs are finished; 1 a run failed; 2 a file or a flag cannot be used (nothing was
 run). A run that was told to stop (exit code 3, 129, 130 or 143) stops the sweep with its code.
 """
@@ -24,6 +27,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from hashlib import sha256
 from itertools import takewhile
 from pathlib import Path
 from types import FrameType
@@ -31,7 +35,8 @@ from typing import Any
 
 from utils.catalog import FOLDER_DATASETS
 from utils.command import ENDING, not_ignored
-from utils.config import Config, ConfigError, load_config
+from utils.config import Config, ConfigError, load_config, require_log_folder
+from utils.files import explain, file_lock
 from utils.folders import DataError, list_images
 from utils.logbook import setup_console
 from utils.runs import Run, find_runs, setting_key
@@ -59,7 +64,7 @@ def missing_seeds(config: Config, runs: list[Run]) -> list[int]:
         run.seeds
         for run in runs
         if not run.unfinished
-        and setting_key(run.config, run.tasks_total) == setting_key(wanted, run.tasks_total)
+        and _has(run, wanted)
         # As asked for, not as found: on a machine with fewer GPUs it would never be finished.
         and len(run.config["device"] or [0]) == len(config.device or [0])
     }
@@ -69,11 +74,13 @@ def missing_seeds(config: Config, runs: list[Run]) -> list[int]:
 def _begun(config: Config, runs: list[Run]) -> bool:
     """Return whether a call with all the seeds has begun: --resume goes on with it as a whole."""
     wanted = _wanted(config)
-    return any(
-        run.config.get("_seeds") == config.seed
-        and setting_key(run.config, run.tasks_total) == setting_key(wanted, run.tasks_total)
-        for run in runs
-    )
+    return any(run.config.get("_seeds") == config.seed and _has(run, wanted) for run in runs)
+
+
+def _has(run: Run, wanted: dict[str, Any]) -> bool:
+    """Return whether a run has these settings, but for the seeds."""
+    total = run.summary.get("tasks_total", 0)
+    return run.config != {} and setting_key(run.config, total) == setting_key(wanted, total)
 
 
 def command(path: str, flags: Sequence[str], seeds: Sequence[int] | None = None) -> list[str]:
@@ -96,32 +103,72 @@ def sweep(paths: Sequence[str], flags: Sequence[str]) -> int:
             problems += error.problems
     if problems:
         raise ConfigError(list(dict.fromkeys(problems)))  # a flag's mistake is one, not one a file
-    failed = []
-    for number, (path, config) in enumerate(zip(paths, configs, strict=True), 1):
-        name = f"{number}/{len(paths)} {path}"
-        logs = Path(config.log_dir)
-        runs = find_runs([logs]) if logs.is_dir() else []
-        seeds = missing_seeds(config, runs)
-        if not seeds:
-            log.info("%s: finished already", name)
-            continue
-        if seeds == config.seed or _begun(config, runs):
-            seeds = None
-        words = command(path, flags, seeds)
-        log.info("%s: %s", name, shlex.join(words))
-        code = _run(words)
-        if code in TOLD_TO_STOP:
-            log.warning(
-                "%s: stopped (exit code %d); the same command goes on from here", name, code
-            )
-            return code
-        if code:
-            log.warning("%s: failed with exit code %d", name, code)
-            failed.append(path)
+    for config in configs:
+        require_log_folder(Path(config.log_dir))
+    failed: list[str] = []
+    left = [(f"{i}/{len(paths)} {path}", path, configs[i - 1]) for i, path in enumerate(paths, 1)]
+    while left:
+        in_use, busy = [], []
+        for each in left:
+            name, path, config = each
+            try:
+                code = _run_missing(name, path, config, flags)
+            except BlockingIOError as error:
+                in_use.append(Path(error.filename))
+                busy.append(each)
+                continue
+            if code in TOLD_TO_STOP:
+                log.warning(
+                    "%s: stopped (exit code %d); the same command goes on from here", name, code
+                )
+                return code
+            if code:
+                log.warning("%s: failed with exit code %d", name, code)
+                failed.append(path)
+        if busy == left:
+            log.info("%s: another process is running it; waiting for that one", busy[0][0])
+            with file_lock(in_use[0], wait=True):
+                pass
+        left = busy
     log.info("%d of %d configurations are finished", len(paths) - len(failed), len(paths))
     if failed:
         log.warning("failed: %s", ", ".join(failed))
     return 1 if failed else 0
+
+
+def _run_missing(name: str, path: str, config: Config, flags: Sequence[str]) -> int:
+    """Run what is missing of a configuration; return the exit code, 0 where nothing is.
+
+    Raises:
+        BlockingIOError: another process is running some of it; the error names the file it locks.
+    """
+    logs = Path(config.log_dir)
+    with contextlib.ExitStack() as stack:
+        for lock in _locks(config):  # against sweeps: runs have no folders yet when they start
+            stack.enter_context(file_lock(lock))
+        runs = find_runs([logs])
+        seeds = missing_seeds(config, runs)
+        if not seeds:
+            log.info("%s: finished already", name)
+            return 0
+        for run in runs:
+            if run.unfinished and _has(run, _wanted(config)) and run.seeds[0] in seeds:
+                with file_lock(run.folder / "main.log"):
+                    pass
+        if seeds == config.seed or _begun(config, runs):
+            seeds = None
+        words = command(path, flags, seeds)
+        log.info("%s: %s", name, shlex.join(words))
+        return _run(words)
+
+
+def _locks(config: Config) -> list[Path]:
+    """Return the file that stands for each seed of a configuration."""
+    folder = Path(config.log_dir, ".sweep")
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = setting_key(_wanted(config), 0), config.torch_seed
+    names = [sha256(repr((*settings, seed)).encode()).hexdigest() for seed in config.seed]
+    return [folder / name[:16] for name in sorted(set(names))]
 
 
 def _run(words: list[str]) -> int:
@@ -170,6 +217,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             return sweep(paths, flags)
         except ConfigError as error:
             problem = str(error)
+        except OSError as error:
+            reason = printable(explain(error, "give another --log_dir"))
+            sys.stderr.write(f"utils.sweep: {reason}\n")
+            return 1
     sys.stderr.write(f"utils.sweep: {printable(problem)}\n")
     return 2
 
