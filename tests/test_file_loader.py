@@ -161,7 +161,7 @@ def test_workers_leave_signals_to_the_program(make_loader):
     next(passes)
     workers = loader._reader._iterator._workers
     assert len(workers) == 2
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         for worker in workers:
             os.kill(worker.pid, number)
     assert len(list(passes)) == 13

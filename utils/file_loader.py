@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from utils.augment import EvalTransform
+from utils.command import ENDING
 from utils.folders import DataError
 from utils.images import Transform, augmented, ignore_warnings, open_image
 
@@ -62,7 +63,7 @@ def _collate(images: list[Tensor | DataError]) -> Tensor | DataError:
 @contextmanager
 def _signals_wait() -> Iterator[None]:
     # Workers inherit this, so that no signal ends one before it has begun to ignore them.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
     try:
         yield
     finally:
@@ -70,10 +71,10 @@ def _signals_wait() -> Iterator[None]:
 
 
 def _begin_worker(_number: int) -> None:
-    # Ctrl-C and a queue's SIGTERM reach every process of the group; what follows is the parent's
-    # to decide, which saves the run, and its workers end with it.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    # Ctrl-C, a queue's SIGTERM and a closed terminal's SIGHUP reach every process of the group;
+    # what follows is the parent's to decide, which saves the run, and its workers end with it.
+    for number in ENDING:
+        signal.signal(number, signal.SIG_IGN)
     ignore_warnings()
 
 
