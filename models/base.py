@@ -27,6 +27,7 @@ from utils.data_manager import DataManager
 from utils.devices import without_search
 from utils.distributed import Group
 from utils.exemplars import ExemplarMemory, class_means, herd, nme_predict
+from utils.inc_net import state_mismatch
 from utils.loader import ResidentLoader
 from utils.precision import full_float32, resolve_precision
 from utils.progress import Display
@@ -204,17 +205,37 @@ class Learner(ABC):
         """Take back, in a new learner, what `state_dict` gave.
 
         On another type of device the data path's random numbers are others from here on.
+
+        Raises:
+            ValueError, or another of `utils.checkpoint_form.UNFIT`: it is no state of this run.
         """
         for _ in range(state["task"] + 1):
             self.begin_task()
+        problem = state_mismatch(self.network.state_dict(), state["network"])
+        if problem:
+            raise ValueError(f"the network does not fit: {problem}")
         self.network.load_state_dict(state["network"])
-        self.memory.load_state_dict(state["exemplars"])
+        self.load_exemplars(state["exemplars"])
         self._class_means = None
         if state["generator_device"] == self.generator.device.type:
             self.generator.set_state(state["generator"])
         else:
             self.generator.manual_seed(stream_seed(self.config.torch_seed, MOVED_DATA, self.task))
         self.load_records(state["records"])
+
+    def load_exemplars(self, exemplars: list[torch.Tensor]) -> None:
+        """Take back `memory.state_dict()`.
+
+        Raises:
+            ValueError: they are not training images of their classes, or too many.
+        """
+        labels = torch.from_numpy(self.tasks.train_labels)
+        for label, indices in enumerate(exemplars):
+            if not ((indices >= 0) & (indices < len(labels))).all():
+                raise ValueError(f"there is no training image of an exemplar of class {label}")
+            if not (labels[indices] == label).all():
+                raise ValueError(f"an exemplar of class {label} is an image of another class")
+        self.memory.load_state_dict(exemplars)
 
     # -- with gradients ----------------------------------------------------------------------------
 

@@ -232,26 +232,67 @@ class Memo(Learner):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back, in a new learner, what `state_dict` gave."""
+        """Take back, in a new learner, what `state_dict` gave; for errors see there."""
         super().load_state_dict(state)
         saved = state["training"]
         if saved is None:
             return
         training = self.training = self.begin_training()
+        self.require_training(saved, training)
         self.load_records(state["records"])  # which the beginning of training has begun anew
-        training.optimizer.load_state_dict(saved["optimizer"])
+        (group,) = training.optimizer.state_dict()["param_groups"]
+        group["lr"] = saved["optimizer"]["param_groups"][0]["lr"]
+        kept = {"param_groups": [group], "state": saved["optimizer"]["state"]}
+        training.optimizer.load_state_dict(kept)
         for parameter, held in training.optimizer.state.items():
             # Laid out in memory as the weights are, whatever they were saved from: the fused SGD
             # goes through both in one order.
             momentum = held["momentum_buffer"]
+            if momentum.shape != parameter.shape or not momentum.isfinite().all():
+                raise ValueError("the optimiser's momentum is not that of the weights")
             held["momentum_buffer"] = torch.empty_like(parameter).copy_(momentum)
-        training.scheduler.load_state_dict(saved["scheduler"])
+        training.scheduler.load_state_dict(
+            {key: saved["scheduler"][key] for key in ("last_epoch", "_step_count", "_last_lr")}
+        )
         if self.group.main:  # which has the sums of all processes
             training.losses[: saved["step"]] = saved["losses"].to(training.losses.device)
         training.epoch, training.step = saved["epoch"], saved["step"]
         training.seconds = saved["seconds"]
         if saved["order"] is not None:
             training.order = saved["order"].to(self.devices[0])
+
+    def require_training(self, saved: dict[str, Any], fresh: Training) -> None:
+        """Raise ValueError, or the like, if a checkpoint cannot be of this task's training.
+
+        Args:
+            saved: what `state_dict` said of it.
+            fresh: the start of it.
+        """
+        first, epoch, step, order = self.task == 0, saved["epoch"], saved["step"], saved["order"]
+        epochs = self.config.init_epoch if first else self.config.epochs
+        steps, images = len(fresh.losses), len(self.training_indices())
+        if epoch > epochs or step > steps or (step and epoch == epochs):
+            raise ValueError(f"there is no epoch {epoch}, step {step}")
+        if len(saved["losses"]) != step or (step and order is None):
+            raise ValueError(f"the losses or the order of the images are not those of step {step}")
+        if order is not None and not order.sort().values.equal(torch.arange(images)):
+            raise ValueError(f"the order of the images is not one of {images}")
+        (usual,) = fresh.optimizer.state_dict()["param_groups"]
+        # Only the first task has weights, those of the auxiliary classifier, without a momentum.
+        untrained = len(list(self.network.aux_classifier.parameters())) if first else 0
+        trained = len(usual["params"]) - untrained
+        if len(saved["optimizer"]["state"]) < trained and (epoch or step):
+            raise ValueError("the optimiser has no momentum for some weights")
+        (group,) = saved["optimizer"]["param_groups"]
+        rate = group["lr"]
+        if not (type(rate) is float and 0 <= rate <= usual["initial_lr"] * 1.001):
+            raise ValueError(f"the learning rate is {rate}")
+        moved = {"last_epoch": epoch, "_step_count": epoch + 1, "_last_lr": [rate]}
+        due = {**usual, **fresh.scheduler.state_dict(), **moved}
+        given = {**due, **group, **saved["scheduler"]}  # an older PyTorch may have written less
+        for key, value in due.items():
+            if key not in ("lr", "milestones") and given[key] != value:
+                raise ValueError(f"{key} of the optimiser or its schedule is not {value}")
 
     # -- the parts of training ---------------------------------------------------------------------
 

@@ -1,15 +1,20 @@
 """Checkpoints: round trips, the survey's format, and every way a file can be wrong."""
 
+import copy
 import errno
+import hashlib
 import os
 import pickle
 import random
+import re
 import zipfile
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from conftest import tiny_learner
 
 import convs
 from utils import checkpoint
@@ -20,15 +25,19 @@ from utils.checkpoint import (
     load_first_task,
     load_run,
     load_task_checkpoint,
-    random_state,
     save_run,
     save_task_checkpoint,
-    set_random_state,
 )
-from utils.config import Config
+from utils.checkpoint_form import UNFIT, require_run
+from utils.config import resolve
+from utils.experiment import Progress
 from utils.inc_net import AdaptiveNet
+from utils.logbook import final_table
+from utils.metrics import Metrics
+from utils.seeds import random_state, set_random_state
 
 ORDER = [4, 2, 0, 1, 3, 5]
+SIX = [torch.arange(2)] * 6  # exemplars
 ACCURACY = np.float64(76.5)  # the survey stores a NumPy scalar
 
 
@@ -46,7 +55,7 @@ def task_payload(net: AdaptiveNet, **changes) -> dict:
         "task_sizes": [4, 2],
         "class_order": ORDER,
         "network": net.state_dict(),
-        "exemplars": [torch.arange(3), torch.arange(2)],
+        "exemplars": [torch.arange(n) for n in (3, 2, 1, 1)],
         "test_accuracy": 61.25,
         **changes,
     }
@@ -77,10 +86,40 @@ def equal(a, b) -> bool:
 # a run's checkpoints
 
 
+@cache
+def run_state():
+    """Return what a run of three tasks holds after its first step of the second one."""
+    learner = tiny_learner(convnet_type="memo_conv2")
+    learner.begin_task()
+    learner.network.eval()
+    learner.build_memory()
+    learner.begin_task()
+    training = learner.training = learner.begin_training()
+    training.order = torch.randperm(len(learner.training_indices()))
+    step = learner.make_step(training.optimizer)
+    training.losses[0] = step(torch.from_numpy(learner.training_indices()[:8]))
+    training.step = 1
+    row = {"task": 1, "epoch": 1, "lr": 0.1, "loss": 1.0, "loss_clf": 1.0, "loss_aux": None}
+    learner.epochs.append({**row, "train_acc": 10.0, "test_acc": None, "seconds": 0.1})
+    learner.weight_norms.append({"before": [1.0] * 4, "after": [1.0] * 4})
+    metrics = Metrics(learner.tasks.task_sizes)
+    metrics.append(np.zeros((8, 4), int), np.zeros((8, 4), int), np.arange(8) % 4)
+    progress = Progress(metrics, [40], [0.5]).to_dict()
+    return learner.config.to_dict(), learner.state_dict(), progress
+
+
 def run_content(step=1):
-    keys = ("config", "machines", "call", "learner", "progress", "random", "log_bytes")
-    parts = {"config": Config().to_dict(), "learner": {"step": step, "weights": torch.randn(1000)}}
-    return {**{key: {} for key in keys}, **parts}
+    config, learner, progress = copy.deepcopy(run_state())
+    learner |= {"step": step, "weights": torch.randn(1000)}
+    return {
+        "config": config,
+        "machines": [{}],
+        "call": ["abc", [1993]],
+        "learner": learner,
+        "progress": progress,
+        "random": random_state(),
+        "log_bytes": 0,
+    }
 
 
 def test_the_newest_checkpoint_and_the_one_before_are_kept(tmp_path):
@@ -128,7 +167,8 @@ def test_what_does_not_read_back_does_not_count(tmp_path, monkeypatch):
 
 
 def test_a_checkpoint_of_several_megabytes_is_read_back_to_its_end(tmp_path, monkeypatch):
-    content = run_content() | {"learner": {"weights": torch.randn(700_000)}}
+    content = run_content()
+    content["learner"]["weights"] = torch.randn(700_000)
     monkeypatch.delattr(Path, "read_bytes")  # not all of it at once
     save_run(tmp_path, content)
     loaded, _ = load_run(tmp_path)
@@ -154,7 +194,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(tmp_path):
     torch.save({"format": "memo-run-1"}, tmp_path / NEWEST)
     content, warning = load_run(tmp_path)
     assert content["learner"]["step"] == 1
-    assert "checkpoint.pt is a run's checkpoint without config" in warning
+    assert "checkpoint.pt is damaged: its SHA-256 is not the one written with it" in warning
     assert "checkpoint_previous.pt" in warning
     torch.save({"format": "else"}, tmp_path / PREVIOUS)
     with pytest.raises(CheckpointError, match=r"checkpoint.pt.*checkpoint_previous.pt is not a"):
@@ -183,7 +223,7 @@ def test_task_checkpoint_round_trip(tmp_path):
     loaded = load_task_checkpoint(path)
     assert loaded["format"] == "memo-task-1"
     assert equal(loaded.pop("network"), net.state_dict())
-    assert [e.tolist() for e in loaded.pop("exemplars")] == [[0, 1, 2], [0, 1]]
+    assert [e.tolist() for e in loaded.pop("exemplars")] == [[0, 1, 2], [0, 1], [0], [0]]
     assert loaded["class_order"] == ORDER
     assert loaded["test_accuracy"] == 61.25
     assert torch.load(path, weights_only=True)["task"] == 1
@@ -277,7 +317,9 @@ def test_missing_files_folders_and_other_files_are_named(tmp_path):
     with pytest.raises(CheckpointError, match=r"list.pt is not a task checkpoint of this program"):
         load_task_checkpoint(tmp_path / "list.pt")
     save_task_checkpoint(tmp_path / "half.pt", {"task": 1, "task_sizes": [4]})
-    with pytest.raises(CheckpointError, match=r"without convnet_type, class_order, network"):
+    with pytest.raises(
+        CheckpointError, match=r"half.pt holds what .*: lacks convnet_type, class_order, network"
+    ):
         load_task_checkpoint(tmp_path / "half.pt")
     torch.save({"convnet": {}, "fc": {}}, tmp_path / "half.pkl")
     with pytest.raises(CheckpointError, match=r"half.pkl is not in the survey's format"):
@@ -357,8 +399,14 @@ def test_survey_files_in_torch_s_old_format_load_too(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (lambda: task_payload(grown(4), task=2), "made after task 2, but a run can only start"),
-        (lambda: task_payload(grown(3), task_sizes=[3, 3]), "3 classes, but init_cls is 4"),
+        (
+            lambda: task_payload(grown(4), task=2, exemplars=[torch.arange(2)] * 6),
+            "made after task 2, but a run can only start",
+        ),
+        (
+            lambda: task_payload(grown(3), task_sizes=[3, 3], exemplars=SIX[:3]),
+            "3 classes, but init_cls is 4",
+        ),
         (
             lambda: task_payload(grown(4, name="memo_resnet14_cifar")),
             "holds a memo_resnet14_cifar, but convnet_type is memo_conv2",
@@ -427,4 +475,135 @@ def test_a_foreign_file_whose_entry_says_it_is_a_folder_is_refused(tmp_path):
     damaged[damaged.rindex(b"PK\x01\x02", 0, name) + 38] ^= 0x10
     path.write_bytes(damaged)
     with pytest.raises(CheckpointError, match="damaged"):
+        load_first_task(path, grown(4), 4, ORDER)
+
+
+# --- A right checksum and wrong contents ----------------------------------------------------------
+
+GONE = object()  # stands for no entry at all
+WRONG = (
+    *(None, "x", -1, 10**12, 10**400, 0.5, float("nan"), [], [None], {}, {"a": 1}, True, GONE),
+    *(torch.tensor(2.5), torch.tensor([1.5, 2.5]), torch.tensor([10**12] * 3), torch.zeros(0)),
+    torch.zeros(2, 3),
+)
+# Where another value may be a true one, or is refused when the settings or the data are known.
+UNTOLD = re.compile(
+    "config|machines|random python 1|log_bytes|learner (records|training (optimizer param|sched))"
+    "|progress (metrics task_sizes 1|metrics tasks 0 (old|new|forgetting|per)|trained|peak)"
+)
+
+
+def wrong_contents(value, path=()):
+    """Yield a place in a checkpoint, what is put there, and what the checkpoint becomes by that."""
+    for other in WRONG:
+        both = isinstance(value, torch.Tensor) and isinstance(other, torch.Tensor)
+        same = both and (value.dtype, value.shape) == (other.dtype, other.shape)
+        if (path and not same and type(value) is not type(other)) or isinstance(value, int):
+            yield path, other, other
+    if isinstance(value, dict | list):
+        for key in list(value) if isinstance(value, dict) else range(min(len(value), 2)):
+            for place, other, inside in wrong_contents(value[key], (*path, key)):
+                copied = type(value)(value)
+                copied[key] = inside
+                if inside is GONE:
+                    del copied[key]
+                yield place, other, copied
+
+
+def refused(content):
+    """Return whether this content of a checkpoint is refused; what is accepted can be used."""
+    try:
+        require_run(content)
+        resolve(content["config"])
+        learner = tiny_learner(convnet_type="memo_conv2")
+        learner.load_state_dict(content["learner"])
+    except UNFIT:
+        return True
+    progress = Progress.from_dict(content["progress"])
+    assert final_table(progress.metrics, progress.exemplars, progress.seconds)
+    assert learner.train_data.num_batches(len(learner.training_indices()), 8)
+    return False
+
+
+@pytest.mark.filterwarnings("ignore:Using a non-tuple sequence")
+@pytest.mark.parametrize("every", [23, pytest.param(1, marks=pytest.mark.slow)])
+def test_wrong_contents_are_refused_wherever_they_are(every):
+    content = run_content()
+    del content["learner"]["step"], content["learner"]["weights"]
+    assert not refused(content)
+    for number, (path, value, wrong) in enumerate(wrong_contents(content)):
+        if number % every == 0 and not refused(wrong):
+            place = " ".join(map(str, path))
+            assert UNTOLD.match(place), (place, value)
+
+
+def replace_by_a_compressed_one(path):
+    """Write a small file with a right checksum that unpacks to a thousand times its size."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", b"\x80\x02" + b"N0" * 5_000_000 + b"N.")
+        archive.comment = b"0" * 64
+    whole = path.read_bytes()[:-64]
+    path.write_bytes(whole + hashlib.sha256(whole).hexdigest().encode())
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        os.mkfifo,
+        lambda path: path.symlink_to("/dev/zero"),
+        lambda path: os.truncate(path.touch() or path, 2**34),
+        lambda path: os.truncate(path.touch() or path, 2**41),
+        Path.mkdir,
+        replace_by_a_compressed_one,
+        lambda path: save_task_checkpoint(path, {"format": "memo-run-1", "config": {}}),
+        lambda path: _write_wrong(path, "task", 10**12),
+        lambda path: _write_wrong(path, "exemplars", [torch.tensor([0.5])] * 4),
+    ],
+)
+def test_what_is_no_checkpoint_gives_way_to_the_one_before(make, tmp_path):
+    save_run(tmp_path, run_content(1))
+    (tmp_path / NEWEST).rename(tmp_path / PREVIOUS)
+    make(tmp_path / NEWEST)
+    content, warning = load_run(tmp_path)
+    assert content["learner"]["step"] == 1
+    assert warning.startswith((f"{tmp_path / NEWEST} ", f"cannot read the checkpoint {tmp_path}"))
+    with pytest.raises(CheckpointError):
+        load_task_checkpoint(tmp_path / NEWEST)
+    with pytest.raises(CheckpointError):
+        load_first_task(tmp_path / NEWEST, grown(4), 4, ORDER)
+
+
+def _write_wrong(path, key, value):
+    content = run_content()
+    content["learner"][key] = value
+    save_run(path.parent, content)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"task": 0},
+        {"task": 3},
+        {"task": 1.0},
+        {"task_sizes": [4, 10**12]},
+        {"task_sizes": [[4], 2]},
+        {"class_order": [0, 0, 1, 2, 3, 4]},
+        {"class_order": "abcdef"},
+        {"convnet_type": "memo_resnet"},
+        {"convnet_type": 3},
+        {"network": [1]},
+        {"network": {"generalized": 3}},
+        {"exemplars": [torch.rand(3)] * 4},
+        {"exemplars": [torch.arange(3)]},
+        {"test_accuracy": "x"},
+        {"draws": {"device": "cpu", "state": torch.zeros(3, dtype=torch.uint8)}},
+        {"files": 3},
+    ],
+)
+def test_a_task_s_wrong_contents_are_refused(change, tmp_path):
+    path = tmp_path / "task_1.pt"
+    save_task_checkpoint(path, task_payload(grown(4)) | change)
+    with pytest.raises(CheckpointError, match=r"task_1.pt holds what this program does not write"):
+        load_task_checkpoint(path)
+    with pytest.raises(CheckpointError, match=r"task_1.pt holds what this program does not write"):
         load_first_task(path, grown(4), 4, ORDER)

@@ -416,6 +416,40 @@ def test_a_bad_checkpoint_gives_way_to_the_one_before(damage, copy, config):
     assert_same_run(folder, folders(copy / "straight")[0])
 
 
+def write_wrong_contents(folder, change):
+    """Write a newest checkpoint with a right checksum whose contents are wrong."""
+    content, _ = load_run(folder)
+    (folder / NEWEST).rename(folder / PREVIOUS)
+    change(content["learner"])
+    save_run(folder, {key: content[key] for key in content if key != "format"})
+
+
+def other_exemplar(learner):
+    learner["exemplars"][0][0] = 10**6
+
+
+def other_network(learner):
+    learner["network"] = {f"{name}.": value for name, value in learner["network"].items()}
+
+
+def other_numbers(learner):
+    name = next(iter(learner["network"]))
+    learner["network"][name] = learner["network"][name] * float("nan")
+
+
+@pytest.mark.parametrize("change", [other_exemplar, other_network, other_numbers])
+def test_wrong_contents_give_way_to_the_checkpoint_before(change, copy, monkeypatch, caplog):
+    _, folder = folders(copy)
+    write_wrong_contents(folder, change)
+    monkeypatch.setattr(experiment, "_run_in_folder", lambda *_: 1 / 0)  # what it would go on with
+    with pytest.raises(ZeroDivisionError):
+        main(["--resume", str(folder)])
+    assert f"going on from the one before it, {folder / PREVIOUS}" in caplog.text
+    assert (folder / "checkpoint_damaged.pt").exists()
+    (folder / "checkpoint_damaged.pt").rename(folder / PREVIOUS)
+    assert main(["--resume", str(folder)]) == 2
+
+
 def test_no_good_checkpoint_is_an_error_and_no_restart(copy):
     _, folder = folders(copy)
     for name in (NEWEST, PREVIOUS):

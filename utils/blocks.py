@@ -100,6 +100,12 @@ class BlockRecorder:
     def load_state_dict(self, state: Mapping[str, Any], path: Mapping[str, nn.Module]) -> None:
         """Go on from `state_dict()`, on the path of the task that it was in."""
         self._follow(path)
+        sizes = [sum(parameter.numel() for parameter in block) for block in self._blocks]
+        for name in ("start", "first"):
+            if state[name] and [len(vector) for vector in state[name]] != sizes:
+                raise ValueError("the recorded blocks are not those of the network")
+        if state["sum"] is not None and len(state["sum"]) != len(sizes):
+            raise ValueError("the recorded gradients are not those of the network's blocks")
         device = self._blocks[0][0].device
         self.rows = list(state["rows"])
         self._task, self._epoch = state["task"], state["epoch"]

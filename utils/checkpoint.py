@@ -30,28 +30,31 @@ import errno
 import hashlib
 import io
 import os
-import random
+import re
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 import convs
+from utils.checkpoint_form import UNFIT, require_run, require_task
 from utils.config import resolve
-from utils.files import named, sync_folder, write_file
+from utils.files import named, open_file, sync_folder, write_file
 from utils.inc_net import AdaptiveNet, state_mismatch
+from utils.settings import printable
 
 FORMAT = "memo-task-1"
 RUN_FORMAT = "memo-run-1"
 NEWEST, PREVIOUS = "checkpoint.pt", "checkpoint_previous.pt"
 _DIGEST = 64  # hexadecimal digits of SHA-256
-_RUN_KEYS = ("config", "machines", "call", "learner", "progress", "random", "log_bytes")
-_KEYS = ("convnet_type", "task", "task_sizes", "class_order", "network")
+MOST_BYTES = 2**36  # of a checkpoint: 64 GiB, some five times that of a hundred tasks of ResNet-50
+MOST_PICKLED = 2**28  # of them all but the tensors: 256 MiB; the records of a long run take 10
+_REMEDY = "; copy or make it again, or give another file"
 
 # How a pickle spells a NumPy scalar: a function and its dtype. NumPy 1 and 2 keep the function in
 # different modules, and a file may come from either.
@@ -102,7 +105,10 @@ def load_state_dict(path: Path) -> dict[str, Tensor]:
     Raises:
         CheckpointError: the file is missing, damaged or something else.
     """
-    return _read(path)
+    content, whole = _read(path)
+    if not whole or not isinstance(content, dict):
+        raise CheckpointError(f"{path} is not what --export wrote; copy it again, or export again")
+    return content
 
 
 def save_run(folder: Path, content: dict[str, Any]) -> None:
@@ -115,7 +121,9 @@ def save_run(folder: Path, content: dict[str, Any]) -> None:
     fresh, newest = folder / "checkpoint_new.pt", folder / NEWEST
     try:
         _write(fresh, {"format": RUN_FORMAT, **content})
-        if not _is_whole(fresh):
+        with open_file(fresh, MOST_BYTES) as file:
+            whole = _is_whole(file)
+        if not whole:
             raise OSError(errno.EIO, "what was written does not read back", str(fresh))
         if newest.exists():
             os.replace(newest, folder / PREVIOUS)
@@ -127,8 +135,14 @@ def save_run(folder: Path, content: dict[str, Any]) -> None:
         raise named(error, newest) from error
 
 
-def load_run(folder: Path) -> tuple[dict[str, Any] | None, str | None]:
+def load_run(
+    folder: Path, fits: Callable[[dict[str, Any]], None] = lambda content: None
+) -> tuple[dict[str, Any] | None, str | None]:
     """Read a run's newest good checkpoint; all tensors are on the CPU.
+
+    Args:
+        folder: of the run.
+        fits: raises one of `UNFIT` where the content does not fit the run's data and network.
 
     Returns:
         what `save_run` was given, or None if the run has no checkpoint yet; and a sentence for the
@@ -142,12 +156,12 @@ def load_run(folder: Path) -> tuple[dict[str, Any] | None, str | None]:
         return None, None
     try:
         # A run killed between the two renames of `save_run` has only a previous one: no damage.
-        return _as_run(newest if newest.exists() else previous), None
+        return _as_run(newest if newest.exists() else previous, fits), None
     except CheckpointError as bad:
         if not (newest.exists() and previous.exists()):
             raise CheckpointError(f"{bad}; {_BEGIN_AGAIN.format(folder)}") from bad
         try:
-            content = _as_run(previous)
+            content = _as_run(previous, fits)
         except CheckpointError as worse:
             raise CheckpointError(f"{bad}; {worse}; {_BEGIN_AGAIN.format(folder)}") from worse
         return content, f"{bad}; going on from the one before it, {previous}"
@@ -158,47 +172,22 @@ _BEGIN_AGAIN = (
 )
 
 
-def _as_run(path: Path) -> dict[str, Any]:
-    content = _read(path, remedy="")
-    if not isinstance(content, dict) or content.get("format") != RUN_FORMAT:
-        raise CheckpointError(
-            f"{path} is not a run's checkpoint of this program (format = {RUN_FORMAT!r})"
-        )
-    missing = [key for key in _RUN_KEYS if key not in content]
-    if missing:
-        raise CheckpointError(f"{path} is a run's checkpoint without {', '.join(missing)}")
-    _require_whole(path)
+def _as_run(path: Path, fits: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    content, whole = _read(path, remedy="")
+    _require_own(content, whole, path, RUN_FORMAT, "run's checkpoint")
     try:
-        return {**content, "config": resolve(content["config"])}
-    except ValueError as error:
-        raise CheckpointError(f"{path} holds settings that cannot be: {error}") from error
-
-
-def random_state() -> dict[str, Any]:
-    """Return the state of every global random generator, as a checkpoint can hold it."""
-    version, numbers, gauss = random.getstate()
-    name, keys, *rest = np.random.get_state()
-    return {
-        "python": [version, list(numbers), gauss],
-        "numpy": [name, torch.from_numpy(keys.astype(np.int64)), *rest],
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
-    }
-
-
-def set_random_state(state: dict[str, Any]) -> None:
-    """Take back what `random_state` gave; GPUs that are not here any more are left out."""
-    version, numbers, gauss = state["python"]
-    random.setstate((version, tuple(numbers), gauss))
-    name, keys, *rest = state["numpy"]
-    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
-    torch.set_rng_state(state["torch"])
-    for index, of_device in enumerate(state["cuda"][: torch.cuda.device_count()]):
-        torch.cuda.set_rng_state(of_device, index)
+        require_run(content)
+        content["config"] = resolve(content["config"])
+        fits(content)
+    except UNFIT as error:
+        raise CheckpointError(
+            f"{path} holds what this program does not write: {printable(str(error))}"
+        ) from error
+    return content
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:
-    _require_plain(content, "payload")
+    _require_plain(content, "payload", set())
     # Through memory, so that a full disk is an OSError here rather than an error inside torch.
     buffer = io.BytesIO()
     torch.save(content, buffer)
@@ -211,21 +200,20 @@ def _write(path: Path, content: dict[str, Any]) -> None:
     write_file(path, file)
 
 
-def _is_whole(path: Path) -> bool:
+def _is_whole(file: BinaryIO) -> bool:
     """Return whether a file of `_write` is, to the last bit, what was written."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        left = os.fstat(file.fileno()).st_size - _DIGEST
-        # In pieces: a checkpoint may be large, and a network that trains is in memory too.
-        while left > 0 and (piece := file.read(min(left, 2**20))):
-            digest.update(piece)
-            left -= len(piece)
-        return file.read() == digest.hexdigest().encode()
-
-
-def _require_whole(path: str | Path) -> None:
-    if not _is_whole(Path(path)):
-        raise CheckpointError(f"{path} is damaged: its SHA-256 is not the one written with it")
+    digest, left = hashlib.sha256(), os.fstat(file.fileno()).st_size - _DIGEST
+    file.seek(max(left, 0))
+    written = file.read(_DIGEST)
+    if not re.fullmatch(rb"[0-9a-f]{%d}" % _DIGEST, written):
+        return False  # not one of ours; known without reading all of a large file
+    file.seek(0)
+    # In pieces: a checkpoint may be large, and a network that trains is in memory too.
+    while left > 0 and (piece := file.read(min(left, 2**20))):
+        digest.update(piece)
+        left -= len(piece)
+    file.seek(0)
+    return written == digest.hexdigest().encode()
 
 
 def load_task_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -234,7 +222,7 @@ def load_task_checkpoint(path: str | Path) -> dict[str, Any]:
     Raises:
         CheckpointError: the file is missing, damaged or something else.
     """
-    return _as_task_checkpoint(_read(path), path)
+    return _as_task_checkpoint(*_read(path), path)
 
 
 @dataclass(frozen=True)
@@ -277,7 +265,7 @@ def load_first_task(
         CheckpointError: the file cannot be read or holds another network or other tasks; the net
             is then unchanged.
     """
-    content = _read(path)
+    content, whole = _read(path)
     expected = dict(net.state_dict())
     if isinstance(content, dict) and {"convnet", "fc"} <= content.keys():
         survey = _as_survey_checkpoint(content, path, net.convnet_type)
@@ -290,7 +278,7 @@ def load_first_task(
         classes = len(survey.classifier.get("weight", ()))
         first_task = FirstTask(survey.test_accuracy)
     else:
-        ours = _as_task_checkpoint(content, path)
+        ours = _as_task_checkpoint(content, whole, path)
         state, classes = ours["network"], ours["task_sizes"][0]
         first_task = FirstTask(ours.get("test_accuracy"), ours.get("draws"))
         if ours["task"] != 1:
@@ -332,27 +320,29 @@ def _start(class_order: Sequence[int]) -> str:
     return ", ".join(map(str, class_order[:4])) + ", ..."
 
 
-def _read(path: str | Path, remedy: str = "; copy or make it again, or give another file") -> Any:
-    """Read any file of torch.save, without running code from it."""
+def _read(path: str | Path, remedy: str = _REMEDY) -> tuple[Any, bool]:
+    """Read any file of torch.save, without running code from it.
+
+    Returns:
+        what is in it; and whether it is, to the last bit, what this program wrote.
+    """
     reason = "it is cut short or of another kind"
     try:
-        with open(path, "rb") as file:
-            if zipfile.is_zipfile(file):
+        with open_file(path, MOST_BYTES) as file:
+            whole = _is_whole(file)
+            if whole or zipfile.is_zipfile(file):
                 reason = "a checksum inside it is wrong"
-                archive = zipfile.ZipFile(file)
-                if archive.testzip() is not None or any(
-                    # torch reads nothing for what says it is a folder, and says nothing either.
-                    entry.is_dir() or entry.external_attr & 0x10
-                    for entry in archive.infolist()
-                ):
-                    raise ValueError(reason)
+                _require_no_surprise(zipfile.ZipFile(file), os.fstat(file.fileno()).st_size, whole)
                 reason = "it holds more than tensors and plain values"
             file.seek(0)
             with torch.serialization.safe_globals(_SAFE_GLOBALS):
-                return torch.load(file, map_location="cpu", weights_only=True)
+                content = torch.load(file, map_location="cpu", weights_only=True)
+            if whole:
+                _require_plain(content, "the file", set())
+            return content, whole
     except Exception as error:  # damaged bytes may show up as any exception at all
-        # ... EINVAL included, when they say that something lies before the start of the file.
-        if isinstance(error, OSError) and error.errno != errno.EINVAL:
+        # Of OSErrors, those without a file's name are such: a place before the file's start, say.
+        if isinstance(error, OSError) and error.filename:
             raise CheckpointError(
                 f"cannot read the checkpoint {path}: {error.strerror or error}"
             ) from error
@@ -361,16 +351,38 @@ def _read(path: str | Path, remedy: str = "; copy or make it again, or give anot
         ) from error
 
 
-def _as_task_checkpoint(content: Any, path: str | Path) -> dict[str, Any]:
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
+def _require_no_surprise(archive: zipfile.ZipFile, size: int, whole: bool) -> None:
+    """Raise ValueError if an archive would unpack to more than it is, or to something else."""
+    entries = archive.infolist()
+    if any(
+        # torch compresses nothing, and reads nothing for what says it is a folder, silently.
+        entry.compress_type != zipfile.ZIP_STORED or entry.is_dir() or entry.external_attr & 0x10
+        for entry in entries
+    ):
+        raise ValueError("compressed or a folder")
+    pickles = sum(entry.file_size for entry in entries if entry.filename.endswith(".pkl"))
+    if sum(entry.file_size for entry in entries) > size or pickles > MOST_PICKLED:
+        raise ValueError("more than there is room for")
+    if not whole and archive.testzip() is not None:
+        raise ValueError("a checksum")
+
+
+def _require_own(content: Any, whole: bool, path: str | Path, kind: str, what: str) -> None:
+    """Raise CheckpointError unless this is what `_write` wrote, in this format."""
+    if not isinstance(content, dict) or content.get("format") != kind:
+        raise CheckpointError(f"{path} is not a {what} of this program (format = {kind!r})")
+    if not whole:
+        raise CheckpointError(f"{path} is damaged: its SHA-256 is not the one written with it")
+
+
+def _as_task_checkpoint(content: Any, whole: bool, path: str | Path) -> dict[str, Any]:
+    _require_own(content, whole, path, FORMAT, "task checkpoint")
+    try:
+        require_task(content)
+    except UNFIT as error:
         raise CheckpointError(
-            f"{path} is not a task checkpoint of this program (one has the entry format = "
-            f"{FORMAT!r})"
-        )
-    missing = [key for key in _KEYS if key not in content]
-    if missing:
-        raise CheckpointError(f"{path} is a task checkpoint without {', '.join(missing)}")
-    _require_whole(path)
+            f"{path} holds what this program does not write: {printable(str(error))}"
+        ) from error
     return content
 
 
@@ -391,14 +403,28 @@ def _as_survey_checkpoint(content: Any, path: str | Path, convnet_type: str) -> 
     return SurveyCheckpoint(generalized, specialized, dict(content["fc"]), accuracy)
 
 
-def _require_plain(value: Any, where: str) -> None:
-    """Refuse what weights_only=True would refuse when reading (say, a NumPy number) at once."""
+def _require_plain(value: Any, where: str, seen: set[int]) -> None:
+    """Refuse what weights_only=True would refuse when reading (say, a NumPy number) at once.
+
+    Args:
+        value: what to look at, with all that is in it.
+        where: what to call it.
+        seen: the ids of the containers looked at already: one may be in another a thousand times.
+    """
+    if isinstance(value, dict | list | tuple):
+        if id(value) in seen:
+            return
+        seen.add(id(value))
     if isinstance(value, dict):
         for key, item in value.items():
-            _require_plain(key, f"a key of {where}")
-            _require_plain(item, f"{where}[{key!r}]")
+            _require_plain(key, f"a key of {where}", seen)
+            _require_plain(item, f"{where}[{key!r}]", seen)
     elif type(value) in (list, tuple):
         for index, item in enumerate(value):
-            _require_plain(item, f"{where}[{index}]")
+            _require_plain(item, f"{where}[{index}]", seen)
     elif type(value) not in (Tensor, int, float, bool, str, type(None)):
         raise TypeError(f"{where} is a {type(value).__name__}, which a checkpoint cannot hold")
+    elif type(value) is Tensor and (value.is_meta or value.layout != torch.strided):
+        raise TypeError(
+            f"{where} is a tensor without plain numbers, which a checkpoint cannot hold"
+        )

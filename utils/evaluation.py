@@ -46,7 +46,7 @@ from utils.checkpoint import (
 )
 from utils.config import Config
 from utils.data import data_settings, describe, load_dataset
-from utils.data_manager import DataManager
+from utils.data_manager import DataManager, split_classes
 from utils.devices import resolve_devices, set_up_cudnn
 from utils.experiment import make_loaders
 from utils.files import read_json, write_file
@@ -94,6 +94,10 @@ def evaluate_run(config: Config, run_dir: str | Path, task: int | None, export: 
     settings = data_settings(config.to_dict(), notes.get("_data"))
     data = load_dataset(config.dataset, config.data_dir, **settings)
     refuse_other_files(folder, notes, describe(data))
+    file = folder / f"task_{saved['task']}.pt"
+    sizes = split_classes(data.num_classes, config.init_cls, config.increment)
+    if saved["task_sizes"] != sizes:
+        raise CheckpointError(f"{file} is of tasks of {saved['task_sizes']} classes, not {sizes}")
     tasks = DataManager(
         data.train_labels,
         data.test_labels,
@@ -107,9 +111,12 @@ def evaluate_run(config: Config, run_dir: str | Path, task: int | None, export: 
         learner.begin_task()
     problem = state_mismatch(learner.network.state_dict(), saved["network"])
     if problem:
-        raise CheckpointError(f"task_{saved['task']}.pt in {folder} does not fit: {problem}")
+        raise CheckpointError(f"{file} does not fit: {problem}")
     learner.network.load_state_dict(saved["network"])
-    learner.memory.load_state_dict(saved["exemplars"])
+    try:
+        learner.load_exemplars(saved["exemplars"])
+    except ValueError as error:
+        raise CheckpointError(f"{file} does not fit: {error}") from error
     predictions = learner.evaluate()
     train_data.close()
     test_data.close()

@@ -28,12 +28,10 @@ from utils.checkpoint import (
     NEWEST,
     CheckpointError,
     load_run,
-    random_state,
     save_run,
     save_task_checkpoint,
-    set_random_state,
 )
-from utils.config import Config, ConfigError, require_log_folder
+from utils.config import Config, ConfigError, changed_keys, require_log_folder
 from utils.control import Control, Stopped, locked
 from utils.data import DataError, ImageArrays, ImageFiles, data_settings, describe, load_dataset
 from utils.data_manager import DataManager, make_class_order, split_classes
@@ -74,7 +72,7 @@ from utils.resume import (
     tasks_to_do,
 )
 from utils.runs import read_config, title_of
-from utils.seeds import WEIGHTS, stream_seed
+from utils.seeds import WEIGHTS, random_state, set_random_state, stream_seed
 
 log = logging.getLogger("memo")
 
@@ -253,7 +251,7 @@ def run_class_order(
         group.on_main(stack.enter_context, locked(folder))
         if resumed:
             group.on_main(refuse_other_files, folder, read_config(folder)[0], describe(data))
-        checkpoint = group.from_main(_take_up, folder, config) if resumed else None
+        checkpoint = group.from_main(_take_up, folder, config, data, seed) if resumed else None
         if checkpoint and tasks_done(checkpoint) >= tasks_to_do(config):
             return group.from_main(_finished, folder)
         metrics = _run_in_folder(
@@ -277,10 +275,7 @@ def _run_in_folder(
     group: Group,
 ) -> Metrics:
     """Run the tasks of one class order that come after a checkpoint, or all of them."""
-    order = config.class_order or make_class_order(data.num_classes, seed, config.shuffle)
-    tasks = DataManager(
-        data.train_labels, data.test_labels, order, config.init_cls, config.increment
-    )
+    tasks = make_tasks(config, data, seed)
     with contextlib.ExitStack() as stack:
         written = {**config.to_dict(), "seed": [seed]}
         about = {"_call": call.name, "_seeds": call.seeds, **provenance(devices, group.world)}
@@ -514,17 +509,51 @@ def _write_task(
         log.info("%s", final_table(metrics, exemplars, seconds))
 
 
-def _take_up(folder: Path, config: Config) -> dict[str, Any] | None:
+def _require_fit(
+    checkpoint: dict[str, Any], config: Config, data: ImageArrays | ImageFiles, seed: int
+) -> None:
+    """Raise ValueError, or another of UNFIT, if a run could not go on from what a checkpoint says.
+
+    Tried with a learner that is thrown away: the one that is to go on must not be left half-way.
+    """
+    tasks = make_tasks(config, data, seed)
+    if checkpoint["progress"]["metrics"]["task_sizes"] != tasks.task_sizes:
+        raise ValueError("its tasks have other numbers of classes")
+    training = checkpoint["learner"]["training"]
+    epochs = config.epochs if checkpoint["learner"]["task"] else config.init_epoch
+    if checkpoint["progress"]["trained"] and training and training["epoch"] < epochs:
+        raise ValueError("its training is said to be over, but was not")
+    cpu = torch.device("cpu")
+    learner = METHODS[config.model_name](config, tasks, *make_loaders(data, tasks, cpu), [cpu])
+    learner.load_state_dict(checkpoint["learner"])
+
+
+def make_tasks(config: Config, data: ImageArrays | ImageFiles, seed: int) -> DataManager:
+    """Return the tasks of one class order."""
+    order = config.class_order or make_class_order(data.num_classes, seed, config.shuffle)
+    return DataManager(
+        data.train_labels, data.test_labels, order, config.init_cls, config.increment
+    )
+
+
+def _take_up(
+    folder: Path, config: Config, data: ImageArrays | ImageFiles, seed: int
+) -> dict[str, Any] | None:
     """Return the checkpoint that a run goes on from, and bring its folder back to that moment.
 
     Lines of main.log about work that will be done again are cut off, so that none is there twice.
     """
     remove_leftovers(folder)
-    checkpoint, warning = load_run(folder)
+
+    def fits(content: dict[str, Any]) -> None:
+        # Not where the settings are others: that is said below, in its own words.
+        if not changed_keys(content["config"] | {"seed": config.seed}, config.to_dict()):
+            _require_fit(content, config, data, seed)
+
+    checkpoint, warning = load_run(folder, fits)
     if warning:
         log.warning("%s", warning)
-        # Kept for who wants to look at it, but it must not take the place of the good one.
-        os.replace(folder / NEWEST, folder / "checkpoint_damaged.pt")
+        _set_aside(folder / NEWEST)
     if checkpoint is None:
         log.info("%s has no checkpoint yet; starting from the beginning there", folder)
         os.truncate(folder / "main.log", 0)
@@ -540,6 +569,14 @@ def _take_up(folder: Path, config: Config) -> dict[str, Any] | None:
     if tasks_done(checkpoint) < tasks_to_do(config):
         os.truncate(folder / "main.log", length)
     return checkpoint
+
+
+def _set_aside(newest: Path) -> None:
+    """Rename a damaged checkpoint: kept for a look at it, but no longer in the good one's place."""
+    aside = newest.with_name("checkpoint_damaged.pt")
+    if newest.is_dir() or aside.is_dir():  # which no rename replaces
+        aside = newest.with_name(f"checkpoint_damaged_{time.time_ns()}")
+    os.replace(newest, aside)
 
 
 def _finished(folder: Path) -> Metrics:

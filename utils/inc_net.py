@@ -302,7 +302,7 @@ class InferenceNet(nn.Module):
 
 
 def state_mismatch(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
-    """Say how the state dict `given` differs in names and shapes from `expected`; "" if not."""
+    """Say how the state dict `given` differs in names, shapes, types from `expected`; "" if not."""
     problems = []
     for what, keys in [
         ("missing", [key for key in expected if key not in given]),
@@ -313,6 +313,18 @@ def state_mismatch(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) 
                 f"{key} {tuple(given[key].shape)} instead of {tuple(value.shape)}"
                 for key, value in expected.items()
                 if key in given and given[key].shape != value.shape
+            ],
+        ),
+        (
+            "not finite or of another type",
+            [
+                key
+                for key, value in expected.items()
+                if key in given
+                and (
+                    given[key].is_floating_point() != value.is_floating_point()
+                    or not given[key].isfinite().all()
+                )
             ],
         ),
     ]:

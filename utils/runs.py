@@ -24,25 +24,23 @@ SEEDS = ("seed", "torch_seed")
 NO_RESULT = frozenset(
     key for key, each in SETTINGS.items() if each.decides != RESULTS and key != "debug"
 )
-MOST_CLASSES = 10**6
-_PERCENT = number("a percentage", lambda value: 0 <= value < 100.001)
+# Numbers in summary.json and in checkpoints; a rounded mean may be a little above 100.
+PERCENT = number("a percentage", lambda value: 0 <= value < 100.001)
+FORGETTING = or_none(number("a number from -100 to 100", lambda value: abs(value) < 100.001))
+TASK_SIZES = several("the classes of each task", whole(1), lambda sizes: 0 < sum(sizes) <= 10**6)
 DRAWN = ("classes_seen", "cnn_top1", "nme_top1")  # the curves that pictures show
 # What summary.json must hold for a run to be counted.
 SUMMARY = entries(
     {
-        "average_accuracy": _PERCENT,
-        "last_accuracy": _PERCENT,
-        "average_nme_accuracy": _PERCENT,
-        "last_nme_accuracy": _PERCENT,
-        "forgetting": or_none(
-            number("a number from -100 to 100", lambda value: abs(value) < 100.001)
-        ),
+        "average_accuracy": PERCENT,
+        "last_accuracy": PERCENT,
+        "average_nme_accuracy": PERCENT,
+        "last_nme_accuracy": PERCENT,
+        "forgetting": FORGETTING,
         "finished": SWITCH,
         "tasks_finished": whole(1),
         "tasks_total": whole(1),
-        "task_sizes": several(
-            "the classes of each task", whole(1), lambda sizes: 0 < sum(sizes) <= MOST_CLASSES
-        ),
+        "task_sizes": TASK_SIZES,
         "exemplars": number("a number of at least 0", lambda value: value >= 0),
         "seconds": number("a time below 300 years", lambda value: 0 <= value < 1e10),
     },

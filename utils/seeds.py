@@ -8,7 +8,11 @@ every machine and version. Whether bare numbers ever did harm is not known.
 The class order is not drawn like this: its seed is the published one (utils/data_manager.py).
 """
 
+import random
+from typing import Any
+
 import numpy as np
+import torch
 
 WEIGHTS = 0  # initial weights, drawn on the CPU
 DATA = 1  # order and augmentation of the training images, drawn where the images are
@@ -19,3 +23,31 @@ def stream_seed(seed: int, *stream: int) -> int:
     """Return the start of a stream for `torch.Generator.manual_seed`, 0 to 2**63 - 1."""
     mixed = np.random.SeedSequence([seed, *stream]).generate_state(1, np.uint64)[0]
     return int(mixed >> np.uint64(1))
+
+
+def random_state() -> dict[str, Any]:
+    """Return the state of every global random generator, as a checkpoint can hold it."""
+    version, numbers, gauss = random.getstate()
+    name, keys, *rest = np.random.get_state()
+    return {
+        "python": [version, list(numbers), gauss],
+        "numpy": [name, torch.from_numpy(keys.astype(np.int64)), *rest],
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
+    }
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    """Take back what `random_state` gave; GPUs that are not here any more are left out."""
+    set_generators(state, random, np.random, torch.default_generator)
+    for index, of_device in enumerate(state["cuda"][: torch.cuda.device_count()]):
+        torch.cuda.set_rng_state(of_device, index)
+
+
+def set_generators(state: dict[str, Any], plain: Any, of_numpy: Any, of_torch: Any) -> None:
+    """Put what `random_state` gave into these generators of Python, NumPy and PyTorch."""
+    version, numbers, gauss = state["python"]
+    plain.setstate((version, tuple(numbers), gauss))
+    name, keys, *rest = state["numpy"]
+    of_numpy.set_state((name, keys.numpy().astype(np.uint32), *rest))
+    of_torch.set_state(state["torch"])

@@ -434,7 +434,9 @@ def shown(value: Any) -> str:
     """Return a value as a message shows it: as JSON, cut where it is long."""
     if value is _NOTHING:
         return "nothing"
-    as_json = json.dumps(value, ensure_ascii=False)
+    as_json = json.dumps(
+        value, ensure_ascii=False, default=lambda other: f"a {type(other).__name__}"
+    )
     return escaped(as_json if len(as_json) <= 60 else f"{as_json[:50]}...")
 
 

@@ -1,0 +1,219 @@
+"""What a checkpoint must hold, in the kinds that settings have: types, ranges, counts.
+
+That a file's SHA-256 is right says that it is what somebody wrote, and not that this program did.
+What is to be known of the data and the network is checked where they are: `Learner.load_state_dict`
+and `utils.experiment`.
+"""
+
+import random
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from utils.config import BACKBONE
+from utils.logbook import EPOCH_COLUMNS
+from utils.runs import FORGETTING, PERCENT, TASK_SIZES
+from utils.seeds import set_generators
+from utils.settings import SWITCH, Kind, choice, entries, number, or_none, require, several, whole
+
+# What wrong contents raise where they are used: not only ValueError.
+UNFIT = (ValueError, TypeError, LookupError, AttributeError, RuntimeError, OverflowError)
+
+_NUMBER = number("a number", lambda value: True)
+_TIME = number("a time", lambda value: 0 <= value < 1e10)
+
+
+def tensor(dtype: torch.dtype, *shape: int | None) -> Kind:
+    """Tensors of a type and shape, None for any length, whose numbers are finite."""
+
+    def check(value: Any) -> Tensor:
+        require(isinstance(value, Tensor) and value.dtype == dtype and value.dim() == len(shape))
+        require(all(n in (None, m) for n, m in zip(shape, value.shape, strict=True)))
+        require(not dtype.is_floating_point or bool(value.isfinite().all()))
+        return value
+
+    lengths = " x ".join("n" if n is None else str(n) for n in shape)
+    return Kind(f"a tensor of {dtype}, {lengths}", check)
+
+
+def _of_type(type_: type, what: str) -> Kind:
+    def check(value: Any) -> Any:
+        require(isinstance(value, type_))
+        return value
+
+    return Kind(what, check)
+
+
+def _state(value: Any) -> dict[str, Tensor]:
+    require(isinstance(value, dict) and all(isinstance(key, str) for key in value))
+    require(all(isinstance(each, Tensor) for each in value.values()))
+    return value
+
+
+def _generator(value: Any) -> Any:
+    """Refuse what no generator of random numbers could go on from."""
+    entries({"device": choice("cpu", "cuda"), "state": tensor(torch.uint8, None)}).check(value)
+    if value["device"] == "cuda":
+        require(len(value["state"]) == 16)  # seed and offset
+    else:
+        torch.Generator().set_state(value["state"])
+    return value
+
+
+def _random_state(value: Any) -> Any:
+    set_generators(value, random.Random(), np.random.RandomState(), torch.Generator())
+    several("", tensor(torch.uint8, 16)).check(value["cuda"])
+    return value
+
+
+STATE = Kind("a network's tensors by name", _state)
+GENERATOR = Kind("the state of a generator", _generator)
+RANDOM = Kind("the states of the generators", _random_state)
+TEXT = _of_type(str, "text")
+OBJECT = _of_type(dict, "an object")
+EXEMPLARS = several("a list of indices for each class", tensor(torch.int64, None))
+_BLOCKS = entries(
+    {
+        "rows": several(
+            "rows",
+            entries(
+                {
+                    **dict.fromkeys(("task", "epoch", "block"), whole(1)),
+                    "name": TEXT,
+                    "gradient": or_none(_NUMBER),
+                    **dict.fromkeys(("shift", "shift_from_first"), _NUMBER),
+                }
+            ),
+        ),
+        **dict.fromkeys(("task", "epoch", "steps", "read"), whole()),
+        **dict.fromkeys(("start", "first"), several("vectors", tensor(torch.float32, None))),
+        "sum": or_none(tensor(torch.float32, None)),
+    }
+)
+_NORMS = entries(dict.fromkeys(("before", "after"), several("numbers", _NUMBER)))
+_COLUMNS = {
+    **dict.fromkeys(EPOCH_COLUMNS, _NUMBER),
+    **dict.fromkeys(("task", "epoch"), whole(1)),
+    "train_acc": PERCENT,
+    "loss_aux": or_none(_NUMBER),
+    "test_acc": or_none(PERCENT),
+    "seconds": _TIME,
+}
+_RECORDS = entries(
+    {
+        "epochs": several("rows", entries(_COLUMNS)),
+        "weight_norms": several("lengths of rows", _NORMS),
+        "blocks": or_none(_BLOCKS),
+    }
+)
+_TRAINING = entries(
+    {
+        "optimizer": entries({"state": OBJECT, "param_groups": several("groups", OBJECT)}),
+        "scheduler": OBJECT,
+        "losses": tensor(torch.float32, None, 3),
+        **dict.fromkeys(("epoch", "step"), whole()),
+        "order": or_none(tensor(torch.int64, None)),
+        "seconds": _TIME,
+    }
+)
+_LEARNER = entries(
+    {
+        "task": whole(0, 10**6),
+        "network": STATE,
+        "exemplars": EXEMPLARS,
+        "generator": tensor(torch.uint8, None),
+        "generator_device": choice("cpu", "cuda"),
+        "records": _RECORDS,
+        "training": or_none(_TRAINING),
+    }
+)
+_MEASURED = entries(
+    {
+        **dict.fromkeys(("task", "classes_seen"), whole(1)),
+        **dict.fromkeys(("cnn_top1", "cnn_top5", "nme_top1", "nme_top5"), PERCENT),
+        **dict.fromkeys(("old_top1", "new_top1"), or_none(PERCENT)),
+        "forgetting": FORGETTING,
+        **dict.fromkeys(
+            ("per_task_top1", "per_class_top1"), several("percentages", or_none(PERCENT))
+        ),
+    }
+)
+_PROGRESS = entries(
+    {
+        "metrics": entries({"task_sizes": TASK_SIZES, "tasks": several("tasks", _MEASURED)}),
+        "exemplars": several("numbers", whole()),
+        "seconds": several("times", _TIME),
+        "trained": SWITCH,
+        "spent": _TIME,
+        "peak_memory": whole(0, 2**60),
+    }
+)
+_RUN = entries(
+    {
+        "config": OBJECT,
+        "machines": several("machines", OBJECT),
+        "call": _of_type(list, "a list"),
+        "learner": _LEARNER,
+        "progress": _PROGRESS,
+        "random": RANDOM,
+        "log_bytes": whole(0, 2**50),
+    }
+)
+_TASK = entries(
+    {
+        "convnet_type": BACKBONE,
+        "task": whole(1),
+        "task_sizes": TASK_SIZES,
+        "class_order": several("classes", whole()),
+        "network": STATE,
+    },
+    {
+        "exemplars": EXEMPLARS,
+        "test_accuracy": or_none(PERCENT),
+        "draws": or_none(GENERATOR),
+        "dataset": TEXT,
+        "files": or_none(TEXT),
+    },
+)
+
+
+def require_run(content: dict[str, Any]) -> None:
+    """Raise one of UNFIT if this is not what a run's checkpoint holds."""
+    _RUN.check(content)
+    name, seeds = content["call"]
+    TEXT.check(name)
+    several("seeds", whole(0, 2**32 - 1), lambda values: values != []).check(seeds)
+    progress, learner = content["progress"], content["learner"]
+    sizes, tasks = progress["metrics"]["task_sizes"], progress["metrics"]["tasks"]
+    done = len(tasks)
+    if not done == len(progress["seconds"]) == len(progress["exemplars"]) <= len(sizes):
+        raise ValueError("progress is of several numbers of tasks")
+    if learner["task"] not in (done - 1, done) or learner["task"] >= len(sizes):
+        raise ValueError(f"task {learner['task']} cannot follow {done} of {len(sizes)} tasks")
+    for number_, each in enumerate(tasks, 1):
+        seen = sum(sizes[:number_])
+        if (each["task"], each["classes_seen"]) != (number_, seen):
+            raise ValueError(f"the results of task {number_} are those of another")
+        if (len(each["per_task_top1"]), len(each["per_class_top1"])) != (number_, seen):
+            raise ValueError(f"the results of task {number_} are of other classes")
+    for norms in learner["records"]["weight_norms"]:
+        if len(norms["before"]) != len(norms["after"]):
+            raise ValueError("weight_norms has other rows before than after")
+    if learner["task"] == done and not progress["trained"] and learner["training"] is None:
+        raise ValueError(f"nothing is there of the training of task {done + 1}")
+    if len(learner["exemplars"]) != sum(sizes[:done]):
+        raise ValueError(f"there are exemplars of {len(learner['exemplars'])} classes")
+
+
+def require_task(content: dict[str, Any]) -> None:
+    """Raise one of UNFIT if this is not what the checkpoint of a task holds."""
+    _TASK.check(content)
+    sizes, task = content["task_sizes"], content["task"]
+    if task > len(sizes):
+        raise ValueError(f"task is {task}, but task_sizes has {len(sizes)}")
+    if sorted(content["class_order"]) != list(range(sum(sizes))):
+        raise ValueError(f"class_order is not every class from 0 to {sum(sizes) - 1} once")
+    if "exemplars" in content and len(content["exemplars"]) != sum(sizes[:task]):
+        raise ValueError(f"there are exemplars of {len(content['exemplars'])} classes")
