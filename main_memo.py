@@ -85,6 +85,7 @@ def _start(
     from utils.evaluation import evaluate_run
     from utils.experiment import run
     from utils.files import explain
+    from utils.images import SystemLimitError
     from utils.logbook import TensorBoardError
 
     try:
@@ -95,18 +96,12 @@ def _start(
             sys.stdout.write(group.on_main(evaluate_run, config, *asked) or "")
     except (ConfigError, DataError, CheckpointError, FolderInUseError, TensorBoardError) as error:
         return _leave(error, 2)
-    except TrainingError as error:
+    except (TrainingError, SystemLimitError) as error:
         return _leave(error, 1)
     except OSError as error:
         kept = "checkpoints written before are kept, and --resume goes on from the last one"
         return _leave(f"{explain(error, 'give another --log_dir')} ({kept})", 1)
     except (RuntimeError, MemoryError) as error:
-        if str(error).startswith("DataLoader worker"):  # torch's words for one that was killed
-            return _leave(
-                "a process that reads images ended, perhaps for want of memory or of /dev/shm: try "
-                "--num_workers 0 or a smaller --batch_size with --resume",
-                1,
-            )
         if not is_out_of_memory(error):
             raise
         devices, _ = resolve_devices(config.device)

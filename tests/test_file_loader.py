@@ -1,7 +1,15 @@
 """Batches from files: the same images whoever reads them and wherever an epoch is entered."""
 
+import ctypes
+import multiprocessing.popen_fork
+import multiprocessing.queues
+import multiprocessing.resource_sharer
+import multiprocessing.synchronize
 import os
+import resource
 import signal
+import subprocess
+import sys
 import time
 import warnings
 
@@ -10,10 +18,11 @@ import pytest
 import torch
 from picture_folders import make_folder
 
+import main_memo
 from utils.augment import EvalTransform
 from utils.file_loader import FileLoader, FileReader
 from utils.folders import DataError, list_images
-from utils.images import eval_transform, open_image, train_transform
+from utils.images import SystemLimitError, eval_transform, open_image, train_transform
 
 SIZE = 72
 
@@ -187,3 +196,103 @@ def test_each_process_reads_its_share_of_the_same_batches(make_loader):
 def test_there_must_be_a_label_for_every_image(listing):
     with pytest.raises(ValueError, match="15 images but 14 labels"):
         FileLoader(listing.train, np.zeros(14), SIZE, None, None, "cpu")
+
+
+# --- What the system may refuse: real limits, in a process of their own ---------------------------
+
+
+def few_files(more):
+    top = max(map(int, os.listdir("/proc/self/fd")))
+    while (last := os.open(os.devnull, os.O_RDONLY)) < top:
+        pass
+    resource.setrlimit(resource.RLIMIT_NOFILE, (last + 1 + more,) * 2)
+
+
+def few_processes(number):
+    resource.setrlimit(resource.RLIMIT_NPROC, (number, number))
+    os.setuid(65_534)  # root has no such limit
+
+
+def small_shared_memory(options):
+    if ctypes.CDLL(None).unshare(0x20000):  # CLONE_NEWNS: the mounts are this process's own
+        sys.exit(77)
+    for command in ("mount --make-rprivate /", f"mount -t tmpfs -o {options} tmpfs /dev/shm"):
+        if subprocess.run(command.split()).returncode:
+            sys.exit(77)
+
+
+def read_within(limit, amount, paths, num_workers, said):
+    """Read a few batches within a limit; what a process of the program would do and say."""
+    os.setpgid(0, 0)
+    descriptor = os.open(said, os.O_WRONLY | os.O_CREAT)
+    os.dup2(descriptor, 2)
+    sys.stderr = os.fdopen(2, "w", closefd=False)
+    reader = FileReader(train_transform(SIZE, False), eval_transform(SIZE), num_workers, False)
+    limit(amount)
+    try:
+        for _ in reader.read([[(path, None) for path in paths]] * 12):
+            pass
+    except SystemLimitError as error:
+        sys.stderr.write(f"{error}\n")
+        sys.exit(1)
+
+
+FILES, PROCESSES, MEMORY = "(ulimit -n)", "(ulimit -u", "make room in /dev/shm"
+
+
+@pytest.mark.parametrize(
+    ("limit", "amount", "num_workers", "says"),
+    [
+        (few_files, 0, 0, FILES),
+        (few_files, 2, 4, FILES),  # not even a queue
+        (few_files, 8, 4, FILES),  # some of the workers
+        (few_files, 18, 4, FILES),  # all workers, but no batch
+        (few_processes, 3, 4, PROCESSES),
+        (few_processes, 5, 4, PROCESSES),
+        (small_shared_memory, "size=64k", 4, MEMORY),
+        (small_shared_memory, "size=300k", 4, MEMORY),
+        (small_shared_memory, "size=64k,ro", 4, MEMORY),
+    ],
+)
+def test_what_the_system_refuses_is_a_sentence_and_no_process_is_left(
+    limit, amount, num_workers, says, listing, tmp_path
+):
+    if limit is not few_files and os.geteuid():
+        pytest.skip("needs root")
+    open_image(listing.train[0])  # Pillow imports its readers
+    arguments = limit, amount, listing.train, num_workers, tmp_path / "said"
+    process = multiprocessing.get_context("fork").Process(target=read_within, args=arguments)
+    process.start()
+    process.join(60)
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise AssertionError("processes are left")
+    except ProcessLookupError:
+        pass
+    if process.exitcode == 77:
+        pytest.skip("mounting needs root")
+    said = (tmp_path / "said").read_text()
+    assert process.exitcode == 1, said
+    assert (says in said, said.count("\n")) == (True, 1), said
+    assert said.endswith("go on with --resume\n")
+
+
+def test_a_worker_that_is_killed_is_a_sentence(make_loader):
+    loader = make_loader(2)
+    passes = loader.eval_batches(np.arange(14), 1)
+    next(passes)
+    workers = loader._reader._iterator._workers
+    os.kill(workers[0].pid, signal.SIGKILL)
+    with pytest.raises(SystemLimitError, match=r"DataLoader worker \(pid.* free memory"):
+        list(passes)
+    assert not any(worker.is_alive() for worker in workers)
+    assert len(list(loader.eval_batches(np.arange(14), 7))) == 2
+
+
+def test_the_program_ends_with_1_where_the_system_refuses(monkeypatch, capsys):
+    def refused(*_args):
+        raise SystemLimitError("images cannot be read")
+
+    monkeypatch.setattr("utils.experiment.run", refused)
+    assert main_memo.main(["--dataset", "synthetic", "-ms", "200"]) == 1
+    assert capsys.readouterr().err == "main_memo.py: images cannot be read\n"

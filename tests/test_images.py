@@ -17,6 +17,7 @@ from utils.file_loader import FileReader
 from utils.images import (
     MOST_PIXELS,
     DataError,
+    SystemLimitError,
     augmented,
     eval_transform,
     mean_and_std,
@@ -116,6 +117,15 @@ def test_texts_in_a_png_may_be_as_large(png, monkeypatch):
     monkeypatch.setattr(PngImagePlugin, "MAX_TEXT_CHUNK", 1000)
     with pytest.raises(DataError, match=r"takes more than 1 GiB .* as much text\)"):
         open_image(png)
+
+
+def test_threads_that_cannot_be_had_are_a_sentence(png, monkeypatch):
+    def refused(_thread):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refused)
+    with pytest.raises(SystemLimitError, match=r"can't start new thread.*ulimit -u.*start again$"):
+        read_images([png] * 4, 32, "images")
 
 
 def test_small_images_are_transformed_as_cifar_and_large_ones_as_imagenet(png):

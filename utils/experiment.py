@@ -46,6 +46,7 @@ from utils.distributed import Group
 from utils.exemplars import ExemplarMemory
 from utils.file_loader import FileLoader, FileReader
 from utils.files import remove_leftovers
+from utils.images import SystemLimitError
 from utils.loader import ResidentLoader
 from utils.logbook import (
     Logbook,
@@ -418,7 +419,11 @@ def _saying_how_to_go_on(folder: Path, call: Call, group: Group, left: str = "")
             again += ", or for all its class orders the same command again with --resume"
         log.info("%s; %sto go on: %s", say, left, again)
         raise
-    except (TrainingError, DataError) as error:  # of data: an image that cannot be read
+    except (
+        TrainingError,
+        DataError,
+        SystemLimitError,
+    ) as error:  # of data: an image that cannot be read
         log.debug("%s", error)
         if isinstance(error, DataError) and not any(folder.glob("*.pt")):
             raise  # nothing is kept

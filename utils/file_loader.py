@@ -11,6 +11,9 @@ far the workers have read ahead.
 """
 
 import atexit
+import io
+import multiprocessing.queues
+import os
 import signal
 import sys
 import warnings
@@ -22,12 +25,21 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
+from torch.utils.data._utils.signal_handling import _remove_worker_pids
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from utils.augment import EvalTransform
 from utils.command import ENDING
 from utils.folders import DataError
-from utils.images import Transform, augmented, ignore_warnings, open_image
+from utils.images import (
+    SystemLimitError,
+    Transform,
+    augmented,
+    ignore_warnings,
+    open_image,
+    remedy,
+)
 
 # A batch without gradients holds at most so many pixels (128 of ImageNet's images): what is a
 # convenient batch for CIFAR would fill the memory of a small machine with ImageNet's.
@@ -37,7 +49,7 @@ Key = tuple[str, int | None]  # a file and the seed of its augmentation; None: t
 
 
 class _Files(Dataset):
-    """What the workers run: a key to an image or to the DataError that says why there is none.
+    """What the workers run: a key to an image or to the error that says why there is none.
 
     Errors are values here, because an exception that crosses processes brings its traceback along.
     """
@@ -45,19 +57,23 @@ class _Files(Dataset):
     def __init__(self, train: Transform, test: Transform, upright: bool):
         self.train, self.test, self.upright = train, test, upright
 
-    def __getitem__(self, key: Key) -> Tensor | DataError:
+    def __getitem__(self, key: Key) -> Tensor | DataError | SystemLimitError:
         path, seed = key
         try:
             if seed is None:
                 return self.test(open_image(path, self.upright))
             return augmented(path, self.train, seed, self.upright)
-        except DataError as error:
+        except (DataError, SystemLimitError) as error:
             return error
 
 
-def _collate(images: list[Tensor | DataError]) -> Tensor | DataError:
-    wrong = [image for image in images if isinstance(image, DataError)]
-    return wrong[0] if wrong else torch.stack(images)
+def _collate(images: list[Tensor | Exception]) -> Tensor | Exception:
+    wrong = [image for image in images if isinstance(image, Exception)]
+    if wrong:
+        return wrong[0]
+    batch = torch.stack(images)
+    # Here, and not when it is sent by another thread: an error there would reach nobody.
+    return batch.share_memory_() if get_worker_info() else batch
 
 
 @contextmanager
@@ -76,6 +92,38 @@ def _begin_worker(_number: int) -> None:
     for number in ENDING:
         signal.signal(number, signal.SIG_IGN)
     ignore_warnings()
+    # The parent gets errors as values and says them. What even that cannot be done for ends the
+    # worker, which the parent notices; a batch that was not sent it would await for ever.
+    sys.stderr = io.StringIO()
+    multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(lambda *_: os._exit(1))
+
+
+class _Workers(_MultiProcessingDataLoaderIter):
+    """DataLoader's processes, of which none is left where not all of them can be had."""
+
+    _workers, _worker_pids_set = (), False
+
+    def __init__(self, loader: DataLoader):
+        try:
+            super().__init__(loader)
+        except BaseException:
+            self.kill()
+            raise
+
+    def kill(self) -> None:
+        """End them at once, however little the system gives: nothing is asked of them."""
+        self._shutdown = True  # there is nothing left that the base class could do
+        if self._worker_pids_set:  # else it would tell of them
+            self._worker_pids_set = False
+            _remove_worker_pids(id(self))
+        for worker in self._workers:
+            worker.kill()
+            worker.join()
+
+
+class _Loader(DataLoader):
+    def _get_iterator(self) -> Any:
+        return _Workers(self) if self.num_workers else super()._get_iterator()
 
 
 class FileReader:
@@ -114,23 +162,24 @@ class FileReader:
 
         Raises:
             DataError: a file is no image.
+            SystemLimitError: processes, open files or memory cannot be had.
         """
         self._passes += 1
         this_pass = self._passes
         self._batches[:] = batches
-        with warnings.catch_warnings(), _signals_wait():
+        with self._limits_told(), warnings.catch_warnings(), _signals_wait():
             # That there are more workers than cores is the user's choice; torch says so twice.
             warnings.filterwarnings("ignore", "This DataLoader will create")
             if self._loader is None:
                 self._loader = self._start()
             iterator = self._iterator = iter(self._loader)
         while True:
-            with warnings.catch_warnings():
+            with self._limits_told(), warnings.catch_warnings():
                 ignore_warnings()  # without workers this process reads
                 images = next(iterator, None)
             if images is None:
                 return
-            if isinstance(images, DataError):
+            if isinstance(images, Exception):
                 raise images
             yield images
             if self._passes != this_pass:
@@ -150,10 +199,29 @@ class FileReader:
                 if worker.is_alive():  # stuck in a read
                     worker.kill()
 
+    @contextmanager
+    def _limits_told(self) -> Iterator[None]:
+        """Turn what the system refuses into a sentence, and end the processes that there are."""
+        try:
+            yield
+        except (OSError, RuntimeError) as error:
+            what_to_do = remedy(error) or "make the folder /dev/shm writable"
+            if not isinstance(error, OSError) and not remedy(error):
+                raise
+            if isinstance(self._iterator, _Workers):
+                self._iterator.kill()
+            self.close()
+            said = str(error).strip().splitlines()[-1].partition(". ")[0]
+            raise SystemLimitError(
+                f"images cannot be read by other processes ({said}): {what_to_do}, or give a "
+                f"--num_workers of less than {self._num_workers} (0 reads without), then go on "
+                "with --resume"
+            ) from error
+
     def _start(self) -> DataLoader:
         several = self._num_workers > 0
         atexit.register(self.close)
-        return DataLoader(
+        return _Loader(
             self._files,
             batch_sampler=self._batches,  # read anew by each pass
             collate_fn=_collate,

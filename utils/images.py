@@ -43,6 +43,34 @@ _AT_ONCE = 256  # images handed to the threads at a time: bounds what waits in m
 Transform = Callable[[Image.Image], Tensor]
 
 
+class SystemLimitError(Exception):
+    """The system does not give what reading images takes; one sentence, with the remedy."""
+
+
+# In the words of the system, Python and torch, and what to do.
+_REMEDIES = {
+    ("Too many open files", "ancdata"): "raise the limit of open files (ulimit -n)",
+    ("Resource temporarily unavailable", "can't start new thread"): (
+        "raise the limit of processes (ulimit -u, or the container's)"
+    ),
+    ("No space left", "Bus error", "Read-only"): (
+        "make room in /dev/shm (docker run --shm-size), which must be there and writable"
+    ),
+    ("Cannot allocate memory",): "free memory, or give a smaller --batch_size",
+    ("DataLoader worker (pid", "Pin memory thread"): (
+        "free memory, make room in /dev/shm, or raise the limits that `ulimit -a` shows"
+    ),
+}
+
+
+def remedy(error: Exception) -> str | None:
+    """Return what to do about a limit of the system, None where the error is of another kind."""
+    for words, what_to_do in _REMEDIES.items():
+        if any(word in str(error) for word in words):
+            return what_to_do
+    return None
+
+
 def ignore_warnings() -> None:
     """Silence Pillow's warnings (of a huge image, of odd metadata), which help nobody.
 
@@ -62,6 +90,8 @@ def open_image(path: str, upright: bool = False) -> Image.Image:
     Raises:
         DataError: the file is missing, damaged, no image, too large, or one that would be black in
             RGB (utils/pixels.py); the message names it.
+        SystemLimitError: no file can be opened any more.
+        MemoryError: the image does not fit in.
     """
     try:
         with Image.open(path) as image:
@@ -71,11 +101,16 @@ def open_image(path: str, upright: bool = False) -> Image.Image:
                 with contextlib.suppress(Exception):
                     ImageOps.exif_transpose(image, in_place=True)
             return to_rgb(image, bits, path)
-    except DataError:
+    except (DataError, MemoryError):
         raise
     # A damaged file makes Pillow's readers raise almost anything: OSError, SyntaxError, zlib.error,
     # struct.error, IndexError.
     except Exception as error:
+        if isinstance(error, OSError) and error.errno and remedy(error):
+            raise SystemLimitError(
+                f"{path} cannot be opened ({error.strerror}): {remedy(error)}, then go on with "
+                "--resume"
+            ) from error
         raise DataError(f"{path} {_why_not(error, path)}") from error
 
 
@@ -196,6 +231,12 @@ def _read_all(paths: Sequence[str], size: int, what: str, upright: bool) -> Iter
         tqdm(total=len(paths), desc=what, unit="image", leave=False, disable=None) as bar,
     ):
         for start in range(0, len(paths), _AT_ONCE):
-            for image in threads.map(read, paths[start : start + _AT_ONCE]):
+            try:
+                images = threads.map(read, paths[start : start + _AT_ONCE])
+            except RuntimeError as error:
+                raise SystemLimitError(
+                    f"images cannot be read ({error}): {remedy(error)}, and start again"
+                ) from error
+            for image in images:
                 bar.update()
                 yield image
