@@ -5,7 +5,6 @@ predictions and log lines with those of an undisturbed run, bit for bit.
 """
 
 import json
-import os
 import random
 import re
 import shutil
@@ -555,14 +554,12 @@ def test_what_a_run_did_not_write_down_yet_counts_as_it_was(config, copy):
 
 
 def test_a_run_whose_settings_could_not_be_written_can_begin_again(config, tmp_path):
-    said = tmp_path / "said"
-    flags = [*config, "--log_dir", tmp_path / "logs", "--stop_after_task", 1]
-    # The second file to be flushed would be config.json's.
-    assert Program(*flags, output=said, full_from=1).wait() == 1
-    (log,) = tmp_path.glob("logs/*/*/*/*/main.log")
-    assert sorted(os.listdir(log.parent)) == ["main.log"]
-    (log.parent / ".config.json.99.tmp").mkdir()  # named like what a killed run leaves
-    assert Program("--resume", log.parent, output=said).wait() == 2
+    """As where the disk was full before config.json, or the machine went down."""
+    said, folder = tmp_path / "said", tmp_path / "run"
+    (folder / ".config.json.99.tmp").mkdir(parents=True)  # named like what a killed run leaves
+    (folder / "main.log").touch()
+    assert Program("--resume", folder, output=said).wait() == 2
     assert "give the run's settings with --config" in said.read_text()
-    assert Program(*flags, "--resume", log.parent, output=said).wait() == 0, said.read_text()
-    assert json.loads((log.parent / "summary.json").read_text())["finished"] is True
+    flags = [*config, "--log_dir", tmp_path / "logs", "--stop_after_task", 1]
+    assert Program(*flags, "--resume", folder, output=said).wait() == 0, said.read_text()
+    assert json.loads((folder / "summary.json").read_text())["finished"] is True
