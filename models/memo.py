@@ -275,7 +275,10 @@ class Memo(Learner):
             raise ValueError(f"there is no epoch {epoch}, step {step}")
         if len(saved["losses"]) != step or (step and order is None):
             raise ValueError(f"the losses or the order of the images are not those of step {step}")
-        if order is not None and not order.sort().values.equal(torch.arange(images)):
+        shown = (
+            order if order is None or order.dim() == 1 else order[:, 0]
+        )  # beside it, with files, how
+        if shown is not None and not shown.sort().values.equal(torch.arange(images)):
             raise ValueError(f"the order of the images is not one of {images}")
         (usual,) = fresh.optimizer.state_dict()["param_groups"]
         # Only the first task has weights, those of the auxiliary classifier, without a momentum.

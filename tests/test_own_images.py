@@ -223,7 +223,7 @@ def test_a_run_with_a_class_list_moves_with_it(own, tmp_path):
     where = ["--data_dir", moved, "--class_list", moved / "list.txt"]
     program = Program("--evaluate", folder, "--data_dir", moved, output=tmp_path / "said")
     assert program.wait() == 2
-    assert f"the class list {chosen} cannot be read" in program.said()
+    assert f"class_list: the class list {chosen} cannot be read" in program.said()
     program = Program("--evaluate", folder, *where, output=tmp_path / "said")
     assert program.wait() == 0, program.said()
     assert "the same as in" in program.said()

@@ -46,6 +46,13 @@ def _of_type(type_: type, what: str) -> Kind:
     return Kind(what, check)
 
 
+def _order(value: Any) -> Tensor:
+    """Refuse what no `draw_order` gives: images and, of files, how each is shown."""
+    require(isinstance(value, Tensor) and value.dtype == torch.int64)
+    require(value.dim() == 1 or (value.dim() == 2 and value.shape[1] == 2))
+    return value
+
+
 def _state(value: Any) -> dict[str, Tensor]:
     require(isinstance(value, dict) and all(isinstance(key, str) for key in value))
     require(all(isinstance(each, Tensor) for each in value.values()))
@@ -114,7 +121,7 @@ _TRAINING = entries(
         "scheduler": OBJECT,
         "losses": tensor(torch.float32, None, 3),
         **dict.fromkeys(("epoch", "step"), whole()),
-        "order": or_none(tensor(torch.int64, None)),
+        "order": or_none(Kind("the order of an epoch", _order)),
         "seconds": _TIME,
     }
 )
@@ -147,8 +154,8 @@ _PROGRESS = entries(
         "seconds": several("times", _TIME),
         "trained": SWITCH,
         "spent": _TIME,
-        "peak_memory": whole(0, 2**60),
-    }
+    },
+    {"peak_memory": whole(0, 2**60)},  # not in older checkpoints
 )
 _RUN = entries(
     {

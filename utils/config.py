@@ -764,7 +764,7 @@ def load_config(
         problems += file_problems + wrong
         given, values = from_file | typed, file_values | values
     config = _finish(values, given, problems)
-    cautions = ask(_CAUTIONS, config.to_dict(), given)
+    cautions = ask(_CAUTIONS, config.to_dict(), given, typed_first=True)
     return config, [problem.sentence for problem in cautions], options
 
 

@@ -401,12 +401,15 @@ def ask(
     values: Mapping[str, Any],
     given: Mapping[str, Given],
     in_doubt: Iterable[str | None] = (),
+    typed_first: bool = False,
 ) -> list[Problem]:
     """Ask each rule about the settings that its parameters name.
 
     A rule returns the sentence that says what is wrong, or None. The sentence is shown behind the
-    place that the first parameter came from or, where that is a file or a default, the first flag
-    typed among them: what the user has just done. A rule about a setting in doubt is not asked.
+    place that the first parameter came from. A rule about a setting in doubt is not asked.
+
+    With `typed_first`, it is rather the first flag typed among the parameters, if there is one:
+    what the user has just done, and not a file that was never touched.
     """
     problems = []
     for rule in rules:
@@ -414,7 +417,8 @@ def ask(
         sentence = None if set(in_doubt) & set(about) else rule(*(values[key] for key in about))
         if sentence:
             places = [given[key].where if key in given else f"{key} (default)" for key in about]
-            where = next((place for place in places if place.startswith("-")), places[0])
+            typed = (place for place in places if typed_first and place.startswith("-"))
+            where = next(typed, places[0])
             problems.append(Problem(about[0], f"{where}: {sentence}"))
     return problems
 
