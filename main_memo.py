@@ -1,7 +1,7 @@
 """MEMO: class-incremental learning that counts the model in the memory budget.
 
     python main_memo.py                                   the published CIFAR-100 experiment
-    python main_memo.py --config exps/quickstart.json     a few minutes on a CPU, no download
+    python main_memo.py --config exps/quickstart.json     about a minute on a CPU, no download
     python main_memo.py -model memo -init 10 -incre 10 -ms 3312 -net memo_resnet32 -p fair \\
                         --train_base -d 0                 the same as the first, spelt out
 
