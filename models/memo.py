@@ -275,9 +275,8 @@ class Memo(Learner):
             raise ValueError(f"there is no epoch {epoch}, step {step}")
         if len(saved["losses"]) != step or (step and order is None):
             raise ValueError(f"the losses or the order of the images are not those of step {step}")
-        shown = (
-            order if order is None or order.dim() == 1 else order[:, 0]
-        )  # beside it, with files, how
+        # Of images in files, a second column says how each is shown.
+        shown = order[:, 0] if order is not None and order.dim() == 2 else order
         if shown is not None and not shown.sort().values.equal(torch.arange(images)):
             raise ValueError(f"the order of the images is not one of {images}")
         (usual,) = fresh.optimizer.state_dict()["param_groups"]
