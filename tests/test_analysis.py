@@ -127,8 +127,19 @@ def test_without_recorded_blocks_it_says_so_and_compares_the_features(run_dir, t
     assert (folder / "analysis" / "cka.png").exists()
 
 
+def test_a_matplotlib_that_does_not_work_costs_the_pictures_alone(
+    run_dir, tmp_path, capsys, monkeypatch
+):
+    folder = tmp_path / "run"
+    shutil.copytree(run_dir, folder, ignore=shutil.ignore_patterns("analysis"))
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert main([str(folder), "--images", "12"]) == 0
+    assert {path.name for path in (folder / "analysis").iterdir()} == {"by_block.csv", "cka.csv"}
+    assert capsys.readouterr().err.count("cannot be drawn: ModuleNotFoundError") == 4
+
+
 def test_files_of_other_names_are_left_alone(run_dir, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("utils.analysis.figure_bytes", lambda figure, file_format: b"")
+    monkeypatch.setattr("utils.pictures.figure_bytes", lambda figure, file_format: b"")
     folder = tmp_path / "run"
     shutil.copytree(run_dir, folder, ignore=shutil.ignore_patterns("analysis", "blocks.csv"))
     for name in ("task_best.pt", "task_.pt", "task_03.pt", "task_2_copy.pt", "task_²5.pt"):

@@ -180,10 +180,10 @@ def flags(tmp_path):
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (None, "there is no file"),
+        (None, "is not there"),
         (b"", "is damaged or is no checkpoint (it is cut short or of another kind)"),
         (b"PK\3\4 not really", "is damaged or is no checkpoint"),
-        ("folder", "there is no file"),
+        ("folder", "is no regular file"),
     ],
 )
 def test_a_first_task_that_cannot_be_read(content, says, flags, tmp_path, capsys):
@@ -212,11 +212,11 @@ def test_a_cifar_file_that_is_cut_short(name, tmp_path, capsys):
 
 
 def test_a_config_that_may_not_be_read(tmp_path, capsys, monkeypatch):
-    def forbidden(path):
+    def forbidden(path, flags):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
     # Not by chmod: root may read everything.
-    monkeypatch.setattr(Path, "read_bytes", forbidden)
+    monkeypatch.setattr(os, "open", forbidden)
     said = refuse(capsys, ["--config", str(tmp_path / "x.json")])
     assert "x.json: the file cannot be read (Permission denied)" in said
 

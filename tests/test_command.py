@@ -1,6 +1,7 @@
 """utils/command.py: signals while a command starts, and output that nobody reads."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -8,10 +9,12 @@ import sys
 import pytest
 from conftest import REPOSITORY
 
-COMMANDS = [
-    [str(REPOSITORY / "main_memo.py")],
-    *(["-m", f"utils.{name}"] for name in ("report", "sweep", "analysis")),
+MODULES = [
+    path.stem
+    for path in sorted((REPOSITORY / "utils").glob("*.py"))
+    if re.search('^if __name__ == "__main__":', path.read_text(), re.MULTILINE)
 ]
+COMMANDS = [[str(REPOSITORY / "main_memo.py")], *(["-m", f"utils.{name}"] for name in MODULES)]
 
 
 @pytest.fixture

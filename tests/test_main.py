@@ -365,5 +365,5 @@ def test_a_first_task_that_is_not_there_is_named_before_anything_is_read(tmp_pat
     flags = ["--skip", "--init_checkpoint", tmp_path / "x.pt", "--log_dir", tmp_path / "logs"]
     result = run_forked("--data_dir", tmp_path / "data", *flags)
     assert result.returncode == 2
-    assert f"there is no file {tmp_path / 'x.pt'}" in result.stderr
+    assert f"{tmp_path / 'x.pt'} is not there" in result.stderr
     assert list(tmp_path.iterdir()) == []

@@ -13,6 +13,7 @@ import pytest
 from conftest import REPOSITORY
 from fake_runs import DAMAGES, fake_run
 
+import utils.pictures
 import utils.report
 from utils import catalog, published
 from utils.catalog import Backbone
@@ -48,7 +49,7 @@ def shifted(by):
 def no_pictures(request, monkeypatch):
     """Leave out what takes the longest, where it is not what the test is about."""
     if "pictures" not in request.fixturenames:
-        monkeypatch.setattr(utils.report, "figure_bytes", lambda figure, file_format: b"")
+        monkeypatch.setattr(utils.pictures, "figure_bytes", lambda figure, file_format: b"")
 
 
 @pytest.fixture
@@ -324,6 +325,18 @@ def test_the_command_as_a_process(three_seeds, tmp_path):
     assert main([str(three_seeds), "--out", str(tmp_path / "o")]) == 0
 
 
+def test_a_matplotlib_that_does_not_work_costs_the_pictures_alone(
+    tmp_path, monkeypatch, pictures, capsys
+):
+    fake_run(tmp_path / "run", TEN, curves=True)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert main([str(tmp_path), "--out", str(tmp_path / "o")]) == 0
+    assert {path.name for path in (tmp_path / "o").iterdir()} == {
+        *("report.md", "report.csv", "report.tex")
+    }
+    assert "report_curves.png cannot be drawn: ModuleNotFoundError" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
@@ -478,7 +491,7 @@ def test_titles_of_pictures_are_in_words_or_left_out(published_curve, monkeypatc
     titles = []
     for name in ("draw_area", "draw_seed_curves"):
         monkeypatch.setattr(utils.report, name, lambda *_, title, **__: titles.append(title))
-    monkeypatch.setattr(utils.report, "figure_bytes", lambda *_: b"")
+    monkeypatch.setattr(utils.pictures, "figure_bytes", lambda *_: b"")
     fake_run(published_curve / "drawn", TEN, curves=True)
     for words in (["--auc"], []):
         titles.clear()

@@ -38,7 +38,8 @@ import csv
 import io
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,13 +53,8 @@ from utils.data import DataError, data_settings, load_dataset
 from utils.devices import without_search
 from utils.files import explain, write_file
 from utils.inc_net import AdaptiveNet
-from utils.plots import (
-    draw_block_gradients,
-    draw_block_shift,
-    draw_cka,
-    draw_cka_tasks,
-    figure_bytes,
-)
+from utils.pictures import picture_files
+from utils.plots import draw_block_gradients, draw_block_shift, draw_cka, draw_cka_tasks
 from utils.precision import full_float32
 from utils.runs import read_config, words_of
 from utils.settings import printable
@@ -247,10 +243,10 @@ def analyse(
     # The paper looks at the 5th and the 15th of 15 blocks: a third of the way, and the deepest.
     shallow, deep = max(len(names) // 3, 1), len(names)
     shown = f"{title}, {len(batch)} test images" if title else ""
-    figure = draw_cka(cka, trunk, title=shown)
-    _write_picture(out, "cka", figure)
-    figure = draw_cka_tasks(cka[[shallow - 1, deep - 1]], [shallow, deep], tasks, title=title)
-    _write_picture(out, "cka_tasks", figure)
+    _write_picture(out, "cka", partial(draw_cka, cka, trunk, title=shown))
+    two = cka[[shallow - 1, deep - 1]]
+    draw = partial(draw_cka_tasks, two, [shallow, deep], tasks, title=title)
+    _write_picture(out, "cka_tasks", draw)
     for block in (shallow, deep):
         mean = np.mean([cka[block - 1, a, b] for a, b in pairs])
         lines.append(
@@ -273,12 +269,11 @@ def _write_blocks(out: Path, recorded: Any, trunk: int, title: str) -> list[str]
             gradient = f"{column.mean():.6g}" if len(column) else ""
             rows.append([task, block + 1, name, gradient, f"{shifts[end, block]:.6g}"])
     _write_csv(out / "by_block.csv", ["task", "block", "name", "gradient", "shift"], rows)
-    _write_picture(
-        out, "block_gradients", draw_block_gradients(gradients, tasks, trunk, title=title)
-    )
+    draw = partial(draw_block_gradients, gradients, tasks, trunk, title=title)
+    _write_picture(out, "block_gradients", draw)
     if (shifts[last] > 0).any():
-        figure = draw_block_shift(shifts[last], numbers, trunk, title=title)
-        _write_picture(out, "block_shift", figure)
+        draw = partial(draw_block_shift, shifts[last], numbers, trunk, title=title)
+        _write_picture(out, "block_shift", draw)
     else:
         lines.append("every task had a single epoch: there is no shift after the first one to draw")
     return lines
@@ -338,9 +333,9 @@ def _write_csv(path: Path, header: list[str], rows: Iterable[Iterable]) -> None:
     write_file(path, text.getvalue().encode())
 
 
-def _write_picture(out: Path, name: str, figure: Any) -> None:
-    for file_format in ("png", "pdf"):
-        write_file(out / f"{name}.{file_format}", figure_bytes(figure, file_format))
+def _write_picture(out: Path, name: str, draw: Callable[[], Any]) -> None:
+    for file, content in picture_files(name, draw).items():
+        write_file(out / file, content)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

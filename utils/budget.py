@@ -24,6 +24,11 @@ a method does not spend on its network it spends on exemplars:
 No torch here: the command line compares `--memory_size` with these numbers before a run starts.
 """
 
+from utils.command import begin_command
+
+if __name__ == "__main__":
+    begin_command("utils.budget")
+
 import re
 import sys
 from collections.abc import Sequence

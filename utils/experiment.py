@@ -192,11 +192,12 @@ def _all_finished(call: Call, config: Config) -> list[Metrics]:
 
 
 def _require_first_task(config: Config) -> None:
-    if config.skip and not Path(config.init_checkpoint).is_file():
-        raise CheckpointError(
-            f"there is no file {config.init_checkpoint}; --init_checkpoint must name a trained "
-            "first task"
-        )
+    if not config.skip:
+        return
+    path = Path(config.init_checkpoint)
+    if not path.is_file():
+        what = "is no regular file" if path.exists() else "is not there"
+        raise CheckpointError(f"{path} {what}; --init_checkpoint must name a trained first task")
 
 
 def _require_folders(config: Config, call: Call) -> None:

@@ -12,7 +12,8 @@ does `python -m utils.report`, for a run that is not finished too (PNG only).
 """
 
 import csv
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,13 +30,39 @@ from utils.plots import (
     figure_bytes,
 )
 from utils.runs import Run, read_run, words_of
+from utils.settings import printable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
 class PicturesError(Exception):
-    """A run's pictures cannot be drawn; the message is one sentence for the user."""
+    """A picture cannot be drawn; the message is one sentence for the user."""
+
+
+def picture_files(
+    name: str, draw: Callable[[], "Figure"], formats: Sequence[str] = ("png", "pdf")
+) -> dict[str, bytes]:
+    """Return the content of a picture's files by their names.
+
+    Where it cannot be drawn, for whatever reason, that is a warning on stderr, and nothing comes.
+    """
+    try:
+        return _files(name, draw(), formats)
+    except Exception as error:
+        said = printable(f"{name}.{formats[0]} cannot be drawn: {_reason(error)}")
+        sys.stderr.write(f"WARNING: {said}\n")
+        return {}
+
+
+def _files(name: str, figure: "Figure", formats: Sequence[str]) -> dict[str, bytes]:
+    return {f"{name}.{each}": figure_bytes(figure, each) for each in formats}
+
+
+def _reason(error: Exception) -> str:
+    # Where the message is no sentence, as that of a KeyError, its kind says more.
+    kind = "" if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: "
+    return f"{kind}{error}"
 
 
 def are_outdated(folder: Path) -> bool:
@@ -70,13 +97,13 @@ def draw_run(folder: Path, titles: bool = True) -> None:
         for name, draw in _pictures(folder, run, titles).items():
             figure = draw()
             (folder / f"{name}.pdf").unlink(missing_ok=True)  # of fewer tasks, perhaps
-            for file_format in _formats(run):
-                write_file(folder / f"{name}.{file_format}", figure_bytes(figure, file_format))
+            for file, content in _files(name, figure, _formats(run)).items():
+                write_file(folder / file, content)
             figure.clear()
     except Exception as error:
-        # Where the message is no sentence, as that of a KeyError, its kind says more.
-        kind = "" if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: "
-        raise PicturesError(f"the pictures of {folder} cannot be drawn: {kind}{error}") from error
+        raise PicturesError(
+            f"the pictures of {folder} cannot be drawn: {_reason(error)}"
+        ) from error
 
 
 def _formats(run: Run) -> tuple[str, ...]:

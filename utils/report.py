@@ -36,6 +36,7 @@ import statistics
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
@@ -47,7 +48,7 @@ from utils.config import EXPS_DIR, SETTINGS, Config
 from utils.files import explain, write_file
 from utils.logbook import duration
 from utils.metrics import area_under_curve
-from utils.plots import SeedCurve, draw_area, draw_seed_curves, figure_bytes
+from utils.plots import SeedCurve, draw_area, draw_seed_curves
 from utils.runs import (
     NO_RESULT,
     SEEDS,
@@ -371,10 +372,9 @@ def _curve_pictures(groups: list[Group], differences: list[str], titles: bool) -
     ]
     files = {}
     for number, rows in enumerate(together, 1):
-        figure = _seed_curves(rows, titles)
         suffix = f"_{number}" if len(together) > 1 else ""
-        for file_format in ("png", "pdf"):
-            files[f"report_curves{suffix}.{file_format}"] = figure_bytes(figure, file_format)
+        draw = partial(_seed_curves, rows, titles)
+        files |= pictures.picture_files(f"report_curves{suffix}", draw)
     return files
 
 
@@ -572,9 +572,7 @@ def area_report(runs: list[Run], compare: bool, titles: bool = True) -> dict[str
             for row, each in zip(rows, spreads, strict=True)
         ]
         suffix = f"_{number}" if len(curves) > 1 else ""
-        figure = _area_picture(curve, titles)
-        for file_format in ("png", "pdf"):
-            files[f"auc{suffix}.{file_format}"] = figure_bytes(figure, file_format)
+        files |= pictures.picture_files(f"auc{suffix}", partial(_area_picture, curve, titles))
     text.append(AREA_WORDS)
     if left_out:
         text.append(f"Not used:\n\n{_listed(left_out)}")
