@@ -10,7 +10,6 @@ import errno
 import json
 import os
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -55,7 +54,7 @@ CASES = [  # words typed, settings in the JSON file, what the message says
     ("--evaluate . --resume .", {}, "give one of them"),
     ("--max_minutes soon", {}, "--max_minutes: must be a number from 0 to 525600"),
     ("--max_minutes 1e12", {}, "--max_minutes: must be a number from 0 to 525600"),
-    ("", {"data_dir": "\ud800"}, "data_dir: must be the path of a folder, got"),
+    ("", {"data_dir": "\ud800"}, "data_dir: must be the path of a folder, in UTF-8, got"),
     ("--resume=", {}, "--resume: must be nothing, or the folder of a run"),
 ]  # fmt: skip
 
@@ -184,6 +183,7 @@ def flags(tmp_path):
         (b"", "is damaged or is no checkpoint (it is cut short or of another kind)"),
         (b"PK\3\4 not really", "is damaged or is no checkpoint"),
         ("folder", "is no regular file"),
+        ("x" * 10_000, "is not there"),
     ],
 )
 def test_a_first_task_that_cannot_be_read(content, says, flags, tmp_path, capsys):

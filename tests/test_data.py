@@ -156,6 +156,13 @@ def test_the_folder_of_the_files_itself_may_be_given(tmp_path, cifar, no_network
     assert sorted(path.name for path in renamed.iterdir()) == ["meta", "test", "train"]
 
 
+def test_the_folder_of_another_cifar_is_no_place_for_a_download(tmp_path, no_network):
+    folder = tmp_path / "cifar-10-batches-py"
+    folder.mkdir()
+    assert "another data set's files" in message(folder)
+    assert not list(folder.iterdir())
+
+
 def test_what_is_missing_goes_beside_the_folder_that_was_given(tmp_path, cifar, serve):
     cifar.reader.url = serve(cifar.archive)
     cifar.check(load_dataset("cifar100", tmp_path / "cifar-100-python"))

@@ -253,13 +253,18 @@ def _folder_above(data_dir: Path, base: str, files: Iterable[str]) -> Path:
     """Return the folder that has, or shall have, the folder `base` in it: also where that is given.
 
     Raises:
-        DataError: the files lie in a folder of another name.
+        DataError: the files lie in a folder of another name, or they are another data set's.
     """
     if (data_dir / base).exists():
         return data_dir
     for folder in (data_dir, data_dir.resolve()):  # the second, where . or a link leads there
         if folder.name == base:
             return folder.parent
+        if folder.name in {reader.base_folder for reader in _CIFAR.values()}:
+            raise DataError(
+                f"{data_dir} is where another data set's files lie, not {base}; name the folder "
+                "above it, or another one, with --data_dir"
+            )
     if all((data_dir / file).is_file() for file in files):
         raise DataError(
             f"{data_dir} has the files of a CIFAR in it, but their folder must be called {base}: "

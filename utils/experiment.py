@@ -194,9 +194,9 @@ def _all_finished(call: Call, config: Config) -> list[Metrics]:
 def _require_first_task(config: Config) -> None:
     if not config.skip:
         return
-    path = Path(config.init_checkpoint)
-    if not path.is_file():
-        what = "is no regular file" if path.exists() else "is not there"
+    path = config.init_checkpoint
+    if not os.path.isfile(path):  # Path.is_file raises where a name is too long
+        what = "is no regular file" if os.path.lexists(path) else "is not there"
         raise CheckpointError(f"{path} {what}; --init_checkpoint must name a trained first task")
 
 

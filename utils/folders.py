@@ -127,7 +127,10 @@ def _read_class_list(path: str | Path) -> list[str]:
     if not names:
         raise ClassListError(f"the class list {path} is empty; it needs one folder name a line")
     if twice:
-        raise ClassListError(f"the class list {path} names {_some(twice)} twice")
+        raise ClassListError(
+            f"the class list {path} names {_some(twice)} twice, perhaps in two "
+            "Unicode forms (NFC and NFD); leave one out"
+        )
     return names
 
 

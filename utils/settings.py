@@ -118,7 +118,8 @@ def text(what: str) -> Kind:
     def check(value: Any) -> str:
         require(isinstance(value, str) and value.strip() != "" and "\0" not in value)
         # Bytes that are no UTF-8 come in as lone surrogates, which no file of ours could hold.
-        require(not any("\ud800" <= letter <= "\udfff" for letter in value))
+        if any("\ud800" <= letter <= "\udfff" for letter in value):
+            raise ValueError(f"must be {what}, in UTF-8, got {shown(value)}")
         return value
 
     return Kind(what, check)
