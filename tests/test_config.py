@@ -762,6 +762,12 @@ def test_help_and_table_name_every_flag_and_key():
     assert max(map(len, text.splitlines())) <= 100
 
 
+def test_help_about_what_there_is_not_says_so():
+    with pytest.raises(ConfigError, match='no setting "num_worker"; did you mean num_workers'):
+        load_config(["--help", "num_worker"])
+    assert load_config(["--help", "-d", "-1"])[2].help
+
+
 def test_help_is_short_and_names_what_there_is():
     text = help_text(["-d", "-1", "--help"])  # what stands before it is not asked about
     assert len(text.splitlines()) <= 110

@@ -559,7 +559,7 @@ def test_a_run_whose_settings_could_not_be_written_can_begin_again(config, tmp_p
     (folder / ".config.json.99.tmp").mkdir(parents=True)  # named like what a killed run leaves
     (folder / "main.log").touch()
     assert Program("--resume", folder, output=said).wait() == 2
-    assert "give the run's settings with --config" in said.read_text()
+    assert "if this is the folder of a run, give its settings with --config" in said.read_text()
     flags = [*config, "--log_dir", tmp_path / "logs", "--stop_after_task", 1]
     assert Program(*flags, "--resume", folder, output=said).wait() == 0, said.read_text()
     assert json.loads((folder / "summary.json").read_text())["finished"] is True

@@ -79,6 +79,7 @@ from utils.settings import (
     entries,
     help_lines,
     name_keys,
+    nearest,
     number,
     or_none,
     overview_lines,
@@ -90,6 +91,7 @@ from utils.settings import (
     require,
     setting,
     several,
+    shown,
     table_lines,
     whole,
 )
@@ -743,6 +745,7 @@ def load_config(
         ConfigError: naming every mistake in the flags and in the file.
     """
     if _HELP & set(argv):
+        _require_known(_named_to_help(argv))
         return Config(), [], Options(help=True)
     typed, problems = parse_flags(argv, SETTINGS | OPTIONS)
     values, wrong = check(typed, SETTINGS | OPTIONS)
@@ -756,7 +759,7 @@ def load_config(
         # A flag that replaces a value of the file does not excuse a mistake in it.
         file_values, wrong = check(from_file, SETTINGS)
         if options.config is None and not _SAY_WHICH_FILE.isdisjoint(typed):
-            hint = "; or give the run's settings with --config"
+            hint = "; if this is the folder of a run, give its settings with --config"
             file_problems = [
                 each._replace(sentence=each.sentence + (hint if each.key == WHOLE_FILE else ""))
                 for each in file_problems
@@ -901,10 +904,26 @@ def _finish(values: dict[str, Any], given: Mapping[str, Given], problems: list[P
 _HELP = {"-h", "--help"}
 
 
+def _named_to_help(words: Sequence[str]) -> set[str]:
+    """Return the words behind --help."""
+    return {*dropwhile(lambda word: word not in _HELP, words)} - _HELP
+
+
+def _require_known(asked: set[str]) -> None:
+    """Raise ConfigError if settings are asked about, and there is none of such a name."""
+    every = (OPTIONS | SETTINGS).values()
+    known = [name for each in every for name in (each.name, *each.flags)]
+    if asked and asked.isdisjoint(known):
+        word = min(asked)
+        near = nearest(word, known)
+        hint = f"did you mean {near}?" if near else "--help alone lists them"
+        raise ConfigError([f"--help: there is no setting {shown(word)}; {hint}"])
+
+
 def help_text(words: Sequence[str] = ()) -> str:
     """Return what --help among these words prints: a line a setting, or all about those named."""
     every = OPTIONS | SETTINGS
-    behind = {*dropwhile(lambda word: word not in _HELP, words)} - _HELP
+    behind = _named_to_help(words)
     named = [each for each in every.values() if {each.name, *each.flags} & behind]
     if named:
         return "\n".join(help_lines(named)).lstrip("\n") + "\n"

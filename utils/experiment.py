@@ -261,6 +261,7 @@ def run_class_order(
         )
         with _saying_how_to_go_on(folder, call, group, "all is saved but its pictures; "):
             group.on_main(_draw, folder, control)
+        log.info("results and pictures: %s", folder)
         return metrics
 
 
