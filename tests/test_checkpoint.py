@@ -537,6 +537,17 @@ def test_wrong_contents_are_refused_wherever_they_are(every):
             assert UNTOLD.match(place), (place, value)
 
 
+def test_more_values_than_any_run_has_are_not_unpacked(tmp_path, monkeypatch):
+    save_run(tmp_path, run_content(1))
+    assert load_run(tmp_path)[0]
+    monkeypatch.setattr("utils.checkpoint.MOST_PICKLED", 100)
+    unpacked = []
+    monkeypatch.setattr(torch, "load", lambda *_, **__: unpacked.append(True))
+    with pytest.raises(CheckpointError):
+        load_run(tmp_path)
+    assert unpacked == []
+
+
 def replace_by_a_compressed_one(path):
     """Write a small file with a right checksum that unpacks to a thousand times its size."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:

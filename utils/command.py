@@ -4,7 +4,7 @@
         begin_command("utils.report")        before the imports that take seconds
 
 Ctrl-C, SIGTERM and SIGHUP then end it at once, with one line and the exit code that shells expect.
-(Python itself starts before that: in its first hundredth of a second it is as any Python program.)
+(Python itself starts before that: in its first tenth of a second it is as any Python program.)
 While a run has something to save, utils/control.py takes the signals instead. A signal that was
 ignored when the program was started, as nohup and a shell's background jobs have it, stays ignored.
 
