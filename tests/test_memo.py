@@ -403,7 +403,7 @@ def test_training_goes_on_from_momentum_that_lies_in_memory_in_another_way():
         training = learner.training = learner.begin_training()
         step = learner.make_step(training.optimizer)
         step(torch.from_numpy(learner.training_indices()[:8]))
-        training.step = 1
+        training.step, training.order = 1, torch.arange(len(learner.training_indices()))
         state = copy.deepcopy(learner.state_dict())
         for held in state["training"]["optimizer"]["state"].values():
             momentum = held["momentum_buffer"]

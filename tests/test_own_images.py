@@ -56,7 +56,14 @@ def few_pictures(tmp_path_factory):
     return make_folder(tmp_path_factory.mktemp("data") / "few", train=2, test=1)
 
 
-@pytest.mark.parametrize("name", BACKBONES)
+# Deeper networks of blocks that others have, ten seconds each.
+DEEPER = ("resnet26_imagenet", "resnet34_imagenet")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] * (name in DEEPER)) for name in BACKBONES],
+)
 def test_every_backbone_trains_end_to_end(name, few_pictures, tmp_path):
     size = max(BACKBONES[name].smallest, 12)
     program = start(few_pictures, tmp_path, "-net", f"memo_{name}", "--image_size", size)

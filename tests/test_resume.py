@@ -197,6 +197,7 @@ def test_leaving_before_the_first_step_says_how_to_go_on_too(config, tmp_path, m
     assert main([str(word) for word in (*config, "--log_dir", tmp_path)]) == 130
     (folder,) = folders(tmp_path)
     monkeypatch.undo()
+    monkeypatch.setattr(experiment.pictures, "draw_run", lambda *_: None)  # seconds
     again = f"left at once; to go on: python main_memo.py --resume {folder}"
     assert again in (folder / "main.log").read_text()
     assert main(["--resume", str(folder)]) == 0

@@ -128,6 +128,7 @@ def test_a_mistake_in_the_flags_is_one_sentence(words, sentence, capsys):
     assert sentence in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_command_prints_every_table(tmp_path, capsys):
     words = "--device cpu --precision fp32 --net memo_conv2 --images 5 --tasks 0 1 --steps 1 --full"
     words += f" --repeats 2 --slow_repeats 1 --num_workers 0 --threads {torch.get_num_threads()}"

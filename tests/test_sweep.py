@@ -230,7 +230,7 @@ def test_mistakes_are_found_before_anything_runs(words, says, files, ran, capsys
     assert ran[0] == []
 
 
-def test_a_real_sweep_runs_once(tmp_path):
+def test_a_real_sweep_runs_once(tmp_path, capsys):
     config = {
         "dataset": "synthetic", "synthetic_classes": 4, "synthetic_train_per_class": 4,
         "synthetic_test_per_class": 2, "convnet_type": "conv2", "prefix": "benchmark",
@@ -239,9 +239,11 @@ def test_a_real_sweep_runs_once(tmp_path):
     }  # fmt: skip
     path = tmp_path / "tiny.json"
     path.write_text(json.dumps(config))
-    words = [sys.executable, "-m", "utils.sweep", path, "--log_dir", tmp_path / "logs"]
-    for said in ("1 of 1 configurations are finished", "finished already"):
-        done = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        assert said in done.stderr
+    words = [str(path), "--log_dir", str(tmp_path / "logs")]
+    command = [sys.executable, "-m", "utils.sweep", *words]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "1 of 1 configurations are finished" in done.stderr
+    assert main(words) == 0
+    assert "finished already" in capsys.readouterr().err
     assert len(find_runs([tmp_path / "logs"])) == 1
