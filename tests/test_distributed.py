@@ -405,6 +405,7 @@ def torchrun(*flags, output):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_torchrun_takes_up_a_run_and_ends_it(config, undisturbed, tmp_path):
     """The real thing: stopped in the middle, resumed by torchrun; one folder with all the files."""
     logs, said = tmp_path / "logs", tmp_path / "said"
