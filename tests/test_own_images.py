@@ -56,8 +56,8 @@ def few_pictures(tmp_path_factory):
     return make_folder(tmp_path_factory.mktemp("data") / "few", train=2, test=1)
 
 
-# Deeper networks of blocks that others have, ten seconds each.
-DEEPER = ("resnet26_imagenet", "resnet34_imagenet")
+# Ten seconds each; tests/test_exps.py makes a step of each in two tasks of a published file.
+DEEPER = ("resnet26_imagenet", "resnet34_imagenet", "resnet50_imagenet")
 
 
 @pytest.mark.parametrize(
