@@ -863,17 +863,17 @@ def require_log_folder(folder: Path) -> None:
         ConfigError: it cannot, for another reason than a full disk.
         OSError: the disk is full.
     """
-    place = whole = folder.absolute()
+    existing = wanted = folder.absolute()
     try:
-        for place in (whole, *whole.parents):
+        for existing in (wanted, *wanted.parents):
             with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-                place.lstat()
+                existing.lstat()
                 break
-        tempfile.TemporaryFile(dir=place).close()
+        tempfile.TemporaryFile(dir=existing).close()
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise named(error, place) from error
-        sentence = f"no run can be written to {folder} ({place}: {error.strerror})"
+            raise named(error, existing) from error
+        sentence = f"no run can be written to {folder} ({existing}: {error.strerror})"
         raise ConfigError([f"{sentence}; make that possible, or give another --log_dir"]) from error
 
 
@@ -941,13 +941,13 @@ def help_text(words: Sequence[str] = ()) -> str:
         "  python -m utils.budget          what networks and exemplars cost, in MB and in images\n"
     )
     known = {
-        "methods": METHODS,
-        "data sets": DATASETS,
-        "backbones for 32x32 images": _backbone_names(32).split(", "),
-        "backbones for ImageNet": _backbone_names(224).split(", "),
+        "methods": ", ".join(METHODS),
+        "data sets": ", ".join(DATASETS),
+        "backbones for 32x32 images": _backbone_names(32),
+        "backbones for ImageNet": _backbone_names(224),
     }
     listed = [
-        textwrap.fill(f"{what}: {', '.join(names)}", 100, subsequent_indent="  ")
+        textwrap.fill(f"{what}: {names}", 100, subsequent_indent="  ")
         for what, names in known.items()
     ]
     return "\n".join([usage, *listed, *overview_lines(every.values())]) + "\n"

@@ -67,9 +67,8 @@ _HOLLOW = {
 @contextmanager
 def house_style() -> Iterator[None]:
     """Draw as matplotlib does by itself, but for our style, whatever the user has set up."""
-    backend = os.environ.pop(
-        "MPLBACKEND", None
-    )  # matplotlib cannot be imported with an unknown one
+    # With an unknown one, matplotlib could not even be imported.
+    backend = os.environ.pop("MPLBACKEND", None)
     try:
         import matplotlib
     finally:

@@ -476,34 +476,41 @@ def escaped(text: str) -> str:
 
 def overview_lines(settings: Iterable[Setting]) -> list[str]:
     """Return a line a setting, by section: flags, the beginning of its meaning, default."""
-    lines, section = [], ""
-    for each in settings:
-        if each.section != section:
-            section = each.section
-            lines += ["", f"{section}:"]
+
+    def about(each: Setting) -> list[str]:
         long, *short = [flag for flag in each.flags if not flag.startswith("--no-")]
         flags = ", ".join([long.replace("--", "--[no-]") if each.kind.off else long, *short])
         default = "" if each.default in (None, False) else f" ({_plainly(each.default)})"
-        about = re.split("; |: `", each.meaning)[0].replace("`", "")
-        about = textwrap.shorten(about, 68 - len(default), placeholder=" ...")
-        lines.append(f"  {flags:<30}{about}{default}")
-    return lines
+        meaning = re.split("; |: `", each.meaning)[0].replace("`", "")
+        meaning = textwrap.shorten(meaning, 68 - len(default), placeholder=" ...")
+        return [f"  {flags:<30}{meaning}{default}"]
+
+    return _by_section(settings, about)
 
 
 def help_lines(settings: Iterable[Setting]) -> list[str]:
     """Return the text about each setting, by section: flags, meaning, values, default."""
+
+    def about(each: Setting) -> list[str]:
+        takes = [] if each.kind.switch else [each.kind.what]
+        if each.kind is not ACTION and each.default is not None:
+            takes.append(f"default {_plainly(each.default)}")
+        meaning = each.meaning + (f" ({'; '.join(takes)})" if takes else "")
+        indent = " " * 6
+        wrapped = textwrap.wrap(meaning, 96, initial_indent=indent, subsequent_indent=indent)
+        return ["  " + ", ".join(each.flags), *wrapped]
+
+    return _by_section(settings, about)
+
+
+def _by_section(settings: Iterable[Setting], about: Callable[[Setting], list[str]]) -> list[str]:
+    """Return the lines about each setting, those of a section under its name."""
     lines, section = [], ""
     for each in settings:
         if each.section != section:
             section = each.section
             lines += ["", f"{section}:"]
-        lines.append("  " + ", ".join(each.flags))
-        takes = [] if each.kind.switch else [each.kind.what]
-        if each.kind is not ACTION and each.default is not None:
-            takes.append(f"default {_plainly(each.default)}")
-        about = each.meaning + (f" ({'; '.join(takes)})" if takes else "")
-        indent = " " * 6
-        lines += textwrap.wrap(about, 96, initial_indent=indent, subsequent_indent=indent)
+        lines += about(each)
     return lines
 
 
