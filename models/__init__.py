@@ -1,13 +1,35 @@
-"""The methods: one class-incremental learner per file, found by name.
+"""The methods: a class-incremental learner per file, and a row of facts each in models/methods.py.
 
-To add a method, write `models/<name>.py` with a subclass of `models.base.Learner`, add it to
-`METHODS` here, name it in `utils.catalog.METHODS` (which the config check reads without importing
-torch) and give it an `exps/<name>.json`.
+Torch is imported only when a learner is asked for, so that settings and reports can read the rows.
 """
 
-from models.base import Learner
-from models.memo import Memo
+from importlib import import_module
+from typing import TYPE_CHECKING
 
-METHODS: dict[str, type[Learner]] = {"memo": Memo}
+from models.methods import find_method
 
-__all__ = ["METHODS", "Learner", "Memo"]
+if TYPE_CHECKING:
+    from models.base import Learner
+
+
+def find_learner(name: str) -> "type[Learner]":
+    """Return the learner of a method: the class in `models/<name>.py` that is a `Learner`.
+
+    Raises:
+        ValueError: there is no method of that name, or not one such class in its file.
+    """
+    from models.base import Learner
+
+    module = import_module(f"models.{find_method(name).name}")
+    found = [
+        each
+        for each in vars(module).values()
+        if isinstance(each, type)
+        and issubclass(each, Learner)
+        and each.__module__ == module.__name__
+    ]
+    if len(found) != 1:
+        raise ValueError(
+            f"models/{name}.py must have one class that is a Learner, not {len(found)}"
+        )
+    return found[0]

@@ -35,7 +35,7 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
-from models import METHODS
+from models import find_learner
 from utils.augment import EvalTransform
 from utils.catalog import DATASETS
 from utils.checkpoint import (
@@ -106,7 +106,7 @@ def evaluate_run(config: Config, run_dir: str | Path, task: int | None, export: 
         config.increment,
     )
     train_data, test_data = make_loaders(data, tasks, devices[0], config.num_workers)
-    learner = METHODS[config.model_name](config, tasks, train_data, test_data, devices)
+    learner = find_learner(config.model_name)(config, tasks, train_data, test_data, devices)
     for _ in range(saved["task"]):
         learner.begin_task()
     problem = state_mismatch(learner.network.state_dict(), saved["network"])

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from models import METHODS
+from models import find_learner
 from models.base import Learner, Predictions, TrainingError
 from utils import pictures
 from utils.augment import EvalTransform, TrainTransform
@@ -313,7 +313,9 @@ def _run_in_folder(
         train_data, test_data = make_loaders(data, tasks, devices[0], config.num_workers)
         stack.callback(train_data.close)
         stack.callback(test_data.close)
-        learner = METHODS[config.model_name](config, tasks, train_data, test_data, devices, group)
+        learner = find_learner(config.model_name)(
+            config, tasks, train_data, test_data, devices, group
+        )
         learner.after_epoch = lambda: logbook.write_epochs(learner.epochs)
         learner.files = data.listing.identity if data.listing else None
         if group.main:
@@ -531,7 +533,7 @@ def _require_fit(
     if checkpoint["progress"]["trained"] and training and training["epoch"] < epochs:
         raise ValueError("its training is said to be over, but was not")
     cpu = torch.device("cpu")
-    learner = METHODS[config.model_name](config, tasks, *make_loaders(data, tasks, cpu), [cpu])
+    learner = find_learner(config.model_name)(config, tasks, *make_loaders(data, tasks, cpu), [cpu])
     learner.load_state_dict(checkpoint["learner"])
 
 
