@@ -409,7 +409,7 @@ def test_survey_files_in_torch_s_old_format_load_too(tmp_path):
         ),
         (
             lambda: task_payload(grown(4, name="memo_resnet14_cifar")),
-            "holds a memo_resnet14_cifar, but convnet_type is memo_conv2",
+            "holds a resnet14_cifar, but convnet_type is conv2",
         ),
         (
             lambda: task_payload(grown(4), class_order=[0, 1, 2, 3, 4, 5]),

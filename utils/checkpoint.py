@@ -295,10 +295,9 @@ def load_first_task(
                 f"{path} was trained on other image files, or other classes of them, than those in "
                 "data_dir"
             )
-        if ours["convnet_type"] != net.convnet_type:
-            raise CheckpointError(
-                f"{path} holds a {ours['convnet_type']}, but convnet_type is {net.convnet_type}"
-            )
+        held = ours["convnet_type"].removeprefix("memo_")
+        if held != net.convnet_type:
+            raise CheckpointError(f"{path} holds a {held}, but convnet_type is {net.convnet_type}")
         if ours["class_order"] != list(class_order):
             raise CheckpointError(
                 f"{path} was trained on another class order (it starts "

@@ -1,8 +1,15 @@
-"""The growing network of MEMO: one trunk, one specialized block per task, one growing classifier.
+"""The growing network: a trunk, specialized blocks side by side on it, a growing classifier.
 
-    image -> generalized -> specialized[0] ... specialized[b]      (one block per task)
+    image -> generalized -> specialized[0] ... specialized[b]      (MEMO: one block per task)
           -> concatenate: (b + 1) x block_dim features -> classifier -> logits of all seen classes
     newest block's block_dim features -> aux_classifier -> (new classes + 1) logits
+
+What a task adds to it is two words of its method's row (models/methods.py):
+
+    trunks    blocks
+    one       per task    MEMO
+    per task  per task    DER: nothing is shared; a "block" is a whole backbone, the trunk is empty
+    one       one         a single backbone: only the classifier grows
 
 A task begins with `grow(new_classes)`. What trains is then decided by one call, `freeze(...)`:
 `train()` and `eval()` only do what they do in every `nn.Module`, so a learner that calls `train()`
@@ -42,9 +49,9 @@ PUBLISHED_PREFIXES = {
 
 
 class AdaptiveNet(nn.Module):
-    """Generalized blocks, a growing list of specialized blocks, and a growing classifier.
+    """Generalized blocks, a list of specialized blocks, and a growing classifier.
 
-    A new net is the whole single backbone without a head; `grow` makes it ready for a task.
+    A new net is one whole backbone without a head; `grow` makes it ready for a task.
 
     Attributes:
         train_dtype: what the blocks compute in, by autocast, in train mode; None is the type of
@@ -54,18 +61,29 @@ class AdaptiveNet(nn.Module):
 
     Args:
         convnet_type: a backbone of `convs.names()`, with or without `memo_` before it.
+        trunks: "one" or "per task", see the module's docstring.
+        blocks: likewise.
+        aux_head: whether there is an auxiliary classifier.
 
     Raises:
         ValueError: no backbone has that name.
     """
 
-    def __init__(self, convnet_type: str) -> None:
+    def __init__(
+        self,
+        convnet_type: str,
+        trunks: str = "one",
+        blocks: str = "per task",
+        aux_head: bool = True,
+    ) -> None:
         super().__init__()
         backbone = convs.build(convnet_type)
-        self.convnet_type = "memo_" + convnet_type.removeprefix("memo_")
+        self.convnet_type = convnet_type.removeprefix("memo_")
+        self.trunks, self.blocks, self.aux_head = trunks, blocks, aux_head
         self.block_dim = backbone.feature_dim
-        self.generalized = backbone.generalized
-        self.specialized = nn.ModuleList([backbone.specialized])
+        shared = trunks == "one"
+        self.generalized = backbone.generalized if shared else nn.Identity()
+        self.specialized = nn.ModuleList([backbone.specialized if shared else backbone])
         self.classifier: nn.Linear | None = None
         self.aux_classifier: nn.Linear | None = None
         self.train_dtype: torch.dtype | None = None
@@ -82,11 +100,6 @@ class AdaptiveNet(nn.Module):
         return self.block_dim * len(self.specialized)
 
     @property
-    def num_tasks(self) -> int:
-        """Tasks the net has grown to; 0 before the first `grow`."""
-        return 0 if self.classifier is None else len(self.specialized)
-
-    @property
     def num_classes(self) -> int:
         """Classes the classifier knows; 0 before the first `grow`."""
         return 0 if self.classifier is None else self.classifier.out_features
@@ -94,11 +107,11 @@ class AdaptiveNet(nn.Module):
     def grow(self, new_classes: int) -> None:
         """Make room for a task of `new_classes` classes.
 
-        The first task uses the block the net was built with. Every later one adds a specialized
-        block that starts as a copy of the newest, BatchNorm statistics included. The classifier
-        grows to (all seen classes) x (all features): the old weights and biases go into its top
-        left corner, and everything new, old classes x new features too, keeps a fresh init. The
-        auxiliary classifier is new every time.
+        The first task uses the block the net was built with. Every later one adds, where blocks
+        are one per task, a specialized block that starts as a copy of the newest, BatchNorm
+        statistics included. The classifier grows to (all seen classes) x (all features): the old
+        weights and biases go into its top left corner, and everything new, old classes x new
+        features too, keeps a fresh init. An auxiliary classifier is new every time.
 
         New parameters get the net's device and dtype; their init is drawn on the CPU in float32,
         so that a seed means the same numbers on every device.
@@ -109,21 +122,54 @@ class AdaptiveNet(nn.Module):
         if new_classes < 1:
             raise ValueError(f"a task needs at least one new class, not {new_classes}")
         self._folded = {}
-        old = self.classifier
-        if old is not None:
+        old, seen = self.classifier, self.num_classes + new_classes
+        if old is not None and self.blocks == "per task":
             # The block copied from may be frozen; the copy is what this task trains.
             block = copy.deepcopy(self.specialized[-1]).requires_grad_(True)
             self.specialized.append(block.train(self.training))
-        like = next(self.generalized.parameters())
-        classifier = _new_linear(self.feature_dim, self.num_classes + new_classes, like)
+        self._put_heads(seen, new_classes + 1 if self.aux_head else 0)
         if old is not None:
             with torch.no_grad():
-                classifier.weight[: old.out_features, : old.in_features] = old.weight
-                classifier.bias[: old.out_features] = old.bias
-        self.classifier = classifier.train(self.training)
-        self.aux_classifier = _new_linear(self.block_dim, new_classes + 1, like).train(
-            self.training
-        )
+                self.classifier.weight[: old.out_features, : old.in_features] = old.weight
+                self.classifier.bias[: old.out_features] = old.bias
+
+    def _put_heads(self, classes: int, aux_classes: int) -> None:
+        """Put fresh classifiers of these widths in place; 0 is none."""
+        like = next(self.specialized.parameters())
+
+        def fresh(features: int, width: int) -> nn.Linear | None:
+            return _new_linear(features, width, like).train(self.training) if width else None
+
+        self.classifier = fresh(self.feature_dim, classes)
+        self.aux_classifier = fresh(self.block_dim, aux_classes)
+
+    def shape(self) -> dict[str, Any]:
+        """Return, in plain values, all that `rebuild` needs to make a net of the same shape."""
+        return {
+            "convnet_type": self.convnet_type,
+            "trunks": self.trunks,
+            "blocks": self.blocks,
+            "num_blocks": len(self.specialized),
+            "classes": self.num_classes,
+            "aux_classes": self.aux_classifier.out_features if self.aux_classifier else 0,
+            "aux_head": self.aux_head,
+        }
+
+    @classmethod
+    def rebuild(cls, shape: Mapping[str, Any]) -> "AdaptiveNet":
+        """Return a net of the shape that another one told, with weights of no meaning.
+
+        No random numbers are used up.
+
+        Raises:
+            ValueError: no backbone has the name in it.
+        """
+        with torch.random.fork_rng(devices=[]):
+            net = cls(*(shape[key] for key in ("convnet_type", "trunks", "blocks", "aux_head")))
+            for _ in range(1, shape["num_blocks"]):
+                net.specialized.append(copy.deepcopy(net.specialized[0]))
+            net._put_heads(shape["classes"], shape["aux_classes"])
+        return net
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Run every block on the trunk's maps.
@@ -133,7 +179,8 @@ class AdaptiveNet(nn.Module):
 
         Returns:
             "logits" (N, num_classes), "features" (N, feature_dim; task order, so the newest
-            block's come last) and, in train mode only, "aux_logits" (N, new classes + 1).
+            block's come last) and, in train mode only, "aux_logits" (N, new classes + 1) where
+            there is such a head.
 
         Raises:
             RuntimeError: the net has no classifier yet.
@@ -154,7 +201,7 @@ class AdaptiveNet(nn.Module):
                 features = torch.cat([block(maps) for block in blocks], dim=1)
         features = features.to(self.classifier.weight.dtype)
         out = {"logits": self.classifier(features), "features": features}
-        if self.training:
+        if self.training and self.aux_classifier is not None:
             out["aux_logits"] = self.aux_classifier(features[:, -self.block_dim :])
         return out
 
@@ -165,22 +212,23 @@ class AdaptiveNet(nn.Module):
             task: index into `specialized`; -1 is the newest block.
         """
         task = range(len(self.specialized))[task]
+        newest, name = self.specialized[task], f"specialized.{task}"
+        halves = {"generalized": self.generalized, name: newest}
+        if self.trunks == "per task":
+            halves = {f"{name}.{half}": child for half, child in newest.named_children()}
         return {
-            f"{half}.{name}": block
-            for half, module in (
-                ("generalized", self.generalized),
-                (f"specialized.{task}", self.specialized[task]),
-            )
-            for name, block in building_blocks(module).items()
+            f"{half}.{block}": found
+            for half, module in halves.items()
+            for block, found in building_blocks(module).items()
         }
 
-    def freeze(self, *, generalized: bool, old_specialized: bool) -> None:
+    def freeze(self, *, generalized: bool = False, old_specialized: bool = False) -> None:
         """Decide what trains: puts the net in train mode except for the frozen parts.
 
         A frozen part is put in eval mode, asks for no gradient and drops the gradients it has.
         Folded copies are dropped.
-        Everything else (the newest block and both heads always) trains. The first task is
-        `freeze(generalized=False, old_specialized=False)`.
+        Everything else (the newest block and both heads always) trains. In a first task that is
+        all: `freeze()`.
 
         Args:
             generalized: freeze the trunk.
@@ -210,9 +258,13 @@ class AdaptiveNet(nn.Module):
             if not any(parameter.requires_grad for parameter in part.parameters())
         }
 
-    def for_inference(self) -> "InferenceNet":
-        """Return a copy for testing, as the net is now: folded, in evaluation mode."""
-        return InferenceNet(self)
+    def for_inference(self, dtype: torch.dtype | None = None) -> "InferenceNet":
+        """Return a copy as the net is now: folded, in evaluation mode, without gradients.
+
+        Args:
+            dtype: what its blocks compute in, as `train_dtype`; None is the type of the weights.
+        """
+        return InferenceNet(self, dtype)
 
     def _apply(self, *args, **kwargs):
         # to(), double(), cuda(): the copies do not come along.
@@ -274,8 +326,8 @@ class AdaptiveNet(nn.Module):
         problem = state_mismatch(self.published_state_dict(), values)
         if problem:
             raise ValueError(
-                f"the state dict does not fit this {self.convnet_type} of {self.num_tasks} tasks "
-                f"and {self.num_classes} classes: {problem}"
+                f"the state dict does not fit this {self.convnet_type} of {len(self.specialized)} "
+                f"blocks and {self.num_classes} classes: {problem}"
             )
         self.load_state_dict({ours[name]: value for name, value in values.items()})
 
@@ -285,19 +337,23 @@ class InferenceNet(nn.Module):
 
     Args:
         network: the net to copy; it must have grown to a task. Later changes are not followed.
+        dtype: what the blocks compute in; None is the type of their weights.
     """
 
-    def __init__(self, network: AdaptiveNet) -> None:
+    def __init__(self, network: AdaptiveNet, dtype: torch.dtype | None = None) -> None:
         super().__init__()
-        self.generalized = fold(network.generalized)
-        self.specialized = nn.ModuleList(fold(block) for block in network.specialized)
+        self.generalized = fold(network.generalized, dtype)
+        self.specialized = nn.ModuleList(fold(block, dtype) for block in network.specialized)
         self.classifier = copy.deepcopy(network.classifier).requires_grad_(False)
+        self.dtype = dtype
         self.eval()
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Normalised images (N, 3, H, W) -> "logits" and "features" as in `AdaptiveNet`."""
-        maps = self.generalized(x.contiguous(memory_format=torch.channels_last))
-        features = torch.cat([block(maps) for block in self.specialized], dim=1)
+        with torch.autocast(x.device.type, self.dtype, enabled=self.dtype is not None):
+            maps = self.generalized(x.contiguous(memory_format=torch.channels_last))
+            features = torch.cat([block(maps) for block in self.specialized], dim=1)
+        features = features.to(self.classifier.weight.dtype)
         return {"logits": self.classifier(features), "features": features}
 
 
