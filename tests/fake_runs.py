@@ -103,7 +103,7 @@ _BOMBS = {
 _WRONG = {
     "config.json": [
         *({"seed": value} for value in (7.5, [], [[1]], None, {}, ["a"], "x")),
-        {"model_name": "der"}, {"model_name": 3}, {"convnet_type": []}, {"torch_seed": []},
+        {"model_name": "coil"}, {"model_name": 3}, {"convnet_type": []}, {"torch_seed": []},
         {"memory_size": "many"}, {"device": {}}, {"device": 3.5}, {"_devices": 5},
         {"_processes": "x"}, {"_data": [1]}, {"_data": {"files": []}}, {"_precision": []},
         {"init_cls": -1}, {"init_cls": "10"}, {"dataset": "mnist"}, {"image_size": [1]},
@@ -116,6 +116,7 @@ _WRONG = {
         {"tasks_total": "x"}, {"tasks_total": 10**12}, {"exemplars": None}, {"exemplars": "x"},
         {"seconds": "x"}, {"seconds": 1e300}, {"seconds": float("nan")}, {"seconds": None},
         {"average_accuracy": None}, {"average_accuracy": [1]}, {"last_accuracy": float("inf")},
+        {"average_nme_accuracy": None},
         {"forgetting": "x"}, {"finished": "yes"}, {"curves": []}, {"curves": {"cnn_top1": 3}},
     ],
 }  # fmt: skip

@@ -17,6 +17,7 @@ import torch
 from conftest import tiny_learner
 
 import convs
+from models.methods import METHODS
 from utils import checkpoint
 from utils.checkpoint import (
     NEWEST,
@@ -520,7 +521,7 @@ def refused(content):
     except UNFIT:
         return True
     progress = Progress.from_dict(content["progress"])
-    assert final_table(progress.metrics, progress.exemplars, progress.seconds)
+    assert final_table(progress.metrics, progress.exemplars, progress.seconds, METHODS["memo"])
     assert learner.train_data.num_batches(len(learner.training_indices()), 8)
     return False
 

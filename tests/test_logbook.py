@@ -18,11 +18,12 @@ import torch
 from tqdm import tqdm
 
 import utils.logbook as logbook_module
+from models.methods import METHODS, Method
 from utils.logbook import (
-    EPOCH_COLUMNS,
     EPOCHS_EVERY,
     LOGGER,
     Logbook,
+    epoch_columns,
     final_table,
     provenance,
     run_folder,
@@ -31,6 +32,7 @@ from utils.logbook import (
 )
 from utils.metrics import Metrics
 
+MEMO = METHODS["memo"]
 CLASS_ORDER = [7, 3, 9, 0]
 TASK_SIZES = [2, 1, 1]
 TASK_FILES = [
@@ -79,11 +81,11 @@ def predictions_of(task):
     )
 
 
-def metrics_after(tasks):
+def metrics_after(tasks, nme=True):
     metrics = Metrics(TASK_SIZES)
     for task in range(tasks):
         predictions = predictions_of(task)
-        metrics.append(predictions.cnn, predictions.nme, predictions.targets)
+        metrics.append(predictions.cnn, predictions.nme if nme else None, predictions.targets)
     return metrics
 
 
@@ -173,7 +175,7 @@ class TestRunFolder:
 
 class TestFiles:
     def test_curves(self, tmp_path):
-        with Logbook(tmp_path) as logbook:
+        with Logbook(tmp_path, MEMO) as logbook:
             write(logbook, 3)
         header, *rows = read_csv(tmp_path / "curves.csv")
         assert header == [
@@ -192,7 +194,7 @@ class TestFiles:
         assert [row[-2:] for row in rows] == [["8", "1.5"], ["9", "2.25"], ["8", "3.0"]]
 
     def test_accuracy_matrix_groups_real_tasks_and_is_empty_above_the_diagonal(self, tmp_path):
-        with Logbook(tmp_path) as logbook:
+        with Logbook(tmp_path, MEMO) as logbook:
             write(logbook, 3)
         assert read_csv(tmp_path / "accuracy_matrix.csv") == [
             ["task", "task_1", "task_2", "task_3"],
@@ -202,7 +204,7 @@ class TestFiles:
         ]
 
     def test_per_class_names_the_original_class(self, tmp_path):
-        with Logbook(tmp_path) as logbook:
+        with Logbook(tmp_path, MEMO) as logbook:
             write(logbook, 2)
             assert len(read_csv(tmp_path / "per_class.csv")) == 4
             write(logbook, 3)
@@ -215,7 +217,7 @@ class TestFiles:
         ]
 
     def test_summary(self, tmp_path):
-        with Logbook(tmp_path) as logbook:
+        with Logbook(tmp_path, MEMO) as logbook:
             write(logbook, 1)
             first = json.loads((tmp_path / "summary.json").read_text())
             write(logbook, 3, finished=True)
@@ -236,7 +238,7 @@ class TestFiles:
         assert summary["curves"]["cnn_top1"] == pytest.approx([87.5, 75.0, 62.5])
 
     def test_predictions_are_those_of_the_last_task(self, tmp_path):
-        with Logbook(tmp_path) as logbook:
+        with Logbook(tmp_path, MEMO) as logbook:
             write(logbook, 1)
             write(logbook, 2)
         with np.load(tmp_path / "predictions.npz", allow_pickle=False) as arrays:
@@ -246,7 +248,7 @@ class TestFiles:
             assert np.array_equal(arrays["class_order"], CLASS_ORDER)
 
     def test_every_file_is_there_after_every_task_and_nothing_else(self, tmp_path):
-        with Logbook(tmp_path) as logbook:
+        with Logbook(tmp_path, MEMO) as logbook:
             logbook.write_config({"seed": [1993]})
             for task in (1, 2):
                 write(logbook, task)
@@ -254,13 +256,48 @@ class TestFiles:
                 assert sorted(os.listdir(tmp_path)) == expected
                 assert len(read_csv(tmp_path / "curves.csv")) == 1 + task
 
+    def test_without_exemplars_nme_is_left_out(self, tmp_path):
+        predictions = predictions_of(1)
+        predictions.nme = None
+        metrics = metrics_after(2, nme=False)
+        with Logbook(tmp_path, METHODS["finetune"]) as logbook:
+            logbook.write_task(metrics, [0, 0], [1.0, 1.0], predictions, CLASS_ORDER, True)
+        header, *rows = read_csv(tmp_path / "curves.csv")
+        for name in ("nme_top1", "nme_top5"):
+            assert [row[header.index(name)] for row in rows] == ["", ""]
+        summary = json.loads((tmp_path / "summary.json").read_text())
+        assert summary["average_nme_accuracy"] is summary["last_nme_accuracy"] is None
+        assert summary["curves"]["nme_top1"] == [None, None]
+        assert summary["average_accuracy"] > 0
+        with np.load(tmp_path / "predictions.npz", allow_pickle=False) as arrays:
+            assert set(arrays) == {"predictions", "targets", "class_order"}
+
+    def test_training_csv_has_the_columns_of_the_method(self, tmp_path):
+        assert epoch_columns(MEMO) == (
+            *("task", "epoch", "lr", "loss", "loss_clf", "loss_aux"),
+            *("train_acc", "test_acc", "seconds"),
+        )
+        method = Method("two", "Two", loss_parts=("clf", "kd"), stages=("train", "bias"))
+        common = {"task": 1, "lr": 0.5, "loss": 2.5, "train_acc": 50.0, "test_acc": None}
+        rows = [
+            {**common, "epoch": 1, "stage": "train", "loss_clf": 2.0, "loss_kd": 0.5, "seconds": 1},
+            {**common, "epoch": 2, "stage": "bias", "loss_clf": 2.5, "loss_kd": None, "seconds": 1},
+        ]
+        with Logbook(tmp_path, method) as logbook:
+            logbook.write_epochs(rows)
+        assert (tmp_path / "training.csv").read_text() == (
+            "task,stage,epoch,lr,loss,loss_clf,loss_kd,train_acc,test_acc,seconds\n"
+            "1,train,1,0.5,2.5,2,0.5,50,,1\n"
+            "1,bias,2,0.5,2.5,2.5,,50,,1\n"
+        )
+
     def test_training_csv_is_rewritten_from_rows_and_keeps_tiny_numbers(self, tmp_path):
-        with Logbook(tmp_path) as logbook:
+        with Logbook(tmp_path, MEMO) as logbook:
             logbook.write_epochs(epochs_of(1))
             header, *rows = read_csv(tmp_path / "training.csv")
-            assert header == list(EPOCH_COLUMNS)
+            assert header == list(epoch_columns(MEMO))
             assert rows[0] == ["1", "1", "0.0333333", "3e-09", "2e-09", "", "99.5", "", "1.25"]
-        with Logbook(tmp_path) as logbook:  # a run that is taken up again
+        with Logbook(tmp_path, MEMO) as logbook:  # a run that is taken up again
             logbook.write_epochs(epochs_of(2))
         assert len(read_csv(tmp_path / "training.csv")) == 1 + 4
 
@@ -272,7 +309,7 @@ class TestFiles:
         def rows():
             return len(read_csv(path)) - 1
 
-        with Logbook(tmp_path) as logbook:
+        with Logbook(tmp_path, MEMO) as logbook:
             logbook.write_epochs(epochs[:1])
             assert rows() == 1  # the first one at once
             now += EPOCHS_EVERY - 0.1
@@ -293,7 +330,7 @@ class TestFiles:
 
     def test_a_disk_that_is_full_at_the_end_does_not_hide_why_the_run_ends(self, tmp_path):
         def run():
-            with Logbook(tmp_path) as logbook:
+            with Logbook(tmp_path, MEMO) as logbook:
                 logbook.write_epochs(epochs_of(1)[:1])
                 logbook.write_epochs(epochs_of(1))
                 (tmp_path / "training.csv").unlink()
@@ -305,7 +342,7 @@ class TestFiles:
 
     def test_weight_norms_and_blocks(self, tmp_path):
         blocks = [{"task": 1, "epoch": 1, "block": 1, "gradient": None, "shift": 1e-12}]
-        with Logbook(tmp_path) as logbook:
+        with Logbook(tmp_path, MEMO) as logbook:
             logbook.write_task(
                 metrics_after(1), [8], [1.5], predictions_of(0), CLASS_ORDER, False,
                 epochs=epochs_of(1), weight_norms=NORMS[:1], blocks=blocks,
@@ -319,7 +356,7 @@ class TestFiles:
 
     @pytest.mark.parametrize("name", TASK_FILES)
     def test_a_failure_at_any_file_names_it_and_keeps_the_former(self, tmp_path, monkeypatch, name):
-        with Logbook(tmp_path) as logbook:
+        with Logbook(tmp_path, MEMO) as logbook:
             write(logbook, 1)
             before = (tmp_path / name).read_bytes()
             really_replace = os.replace
@@ -337,7 +374,7 @@ class TestFiles:
 
     def test_config_is_one_flat_object_in_the_order_given(self, tmp_path):
         config = {"seed": [1993], "dataset": "cifar100", "t_max": None, "_platform": "Grüße"}
-        with Logbook(tmp_path) as logbook:
+        with Logbook(tmp_path, MEMO) as logbook:
             logbook.write_config(config)
         read = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
         assert list(read.items()) == list(config.items())
@@ -348,7 +385,7 @@ class TestFiles:
         )
         metrics = Metrics([2])
         metrics.append(predictions.cnn, predictions.nme, predictions.targets)
-        with Logbook(tmp_path) as logbook:
+        with Logbook(tmp_path, MEMO) as logbook:
             logbook.write_task(metrics, [2], [1.0], predictions, [1, 0], True)
         assert read_csv(tmp_path / "per_class.csv")[2] == ["1", "0", "1", "", "0"]
 
@@ -380,7 +417,7 @@ class TestTensorBoard:
         monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
 
     def test_scalars_are_those_of_the_tables_once_each(self, tmp_path):
-        with Logbook(tmp_path, tensorboard=True) as logbook:
+        with Logbook(tmp_path, MEMO, tensorboard=True) as logbook:
             logbook.write_epochs(epochs_of(1)[:1])
             write(logbook, 1)
             write(logbook, 2, finished=True)
@@ -395,7 +432,7 @@ class TestTensorBoard:
 
     def test_a_run_taken_up_again_starts_the_copy_anew(self, tmp_path):
         for _ in range(2):
-            with Logbook(tmp_path, tensorboard=True) as logbook:
+            with Logbook(tmp_path, MEMO, tensorboard=True) as logbook:
                 write(logbook, 2)
         assert [path.name for path in (tmp_path / "tensorboard").iterdir()] == [
             FakeWriter.last.file.name
@@ -408,7 +445,7 @@ def test_the_real_tensorboard_takes_them(tmp_path):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    with Logbook(tmp_path, tensorboard=True) as logbook:
+    with Logbook(tmp_path, MEMO, tensorboard=True) as logbook:
         write(logbook, 2)
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
@@ -418,7 +455,7 @@ def test_the_real_tensorboard_takes_them(tmp_path):
 
 class TestLog:
     def test_lines_have_a_time_and_a_level(self, tmp_path):
-        with Logbook(tmp_path):
+        with Logbook(tmp_path, MEMO):
             LOGGER.info("task 1")
             LOGGER.warning("look here")
         first, second = (tmp_path / "main.log").read_text().splitlines()
@@ -427,7 +464,7 @@ class TestLog:
 
     def test_the_log_is_continued_and_closed(self, tmp_path):
         for words in ("before", "after"):
-            with Logbook(tmp_path):
+            with Logbook(tmp_path, MEMO):
                 LOGGER.info(words)
             LOGGER.info("in nobody's log")
         assert [line.split()[-1] for line in (tmp_path / "main.log").open()] == ["before", "after"]
@@ -435,7 +472,7 @@ class TestLog:
     def test_two_runs_one_after_the_other_do_not_share_lines(self, tmp_path):
         for seed in ("1993", "1"):
             (tmp_path / seed).mkdir()
-            with Logbook(tmp_path / seed):
+            with Logbook(tmp_path / seed, MEMO):
                 LOGGER.info("seed %s", seed)
         assert (tmp_path / "1993" / "main.log").read_text().endswith("INFO seed 1993\n")
         assert (tmp_path / "1" / "main.log").read_text().count("\n") == 1
@@ -444,7 +481,7 @@ class TestLog:
     def test_a_full_disk_raises_once_and_names_the_log(self, tmp_path, capsys):
         (tmp_path / "main.log").symlink_to("/dev/full")
         setup_console()
-        logbook = Logbook(tmp_path)
+        logbook = Logbook(tmp_path, MEMO)
         with pytest.raises(OSError, match=r"No space left on device.*main\.log"):
             LOGGER.info("does not fit")
         LOGGER.error("the disk is full")  # the message to the user still gets out
@@ -453,7 +490,7 @@ class TestLog:
 
     def test_a_missing_folder_is_named(self, tmp_path):
         with pytest.raises(FileNotFoundError, match=r"gone.main\.log"):
-            Logbook(tmp_path / "gone")
+            Logbook(tmp_path / "gone", MEMO)
 
 
 class TestConsole:
@@ -475,7 +512,7 @@ class TestConsole:
 
     def test_console_says_what_the_log_keeps(self, tmp_path, capsys):
         setup_console()
-        with Logbook(tmp_path):
+        with Logbook(tmp_path, MEMO):
             LOGGER.info("one")
             LOGGER.debug("too much")
         assert capsys.readouterr().err == "one\n"
@@ -495,7 +532,7 @@ class TestWords:
         )
 
     def test_final_table_names_average_and_last(self):
-        table = final_table(metrics_after(3), [8, 9, 8], [60.0, 60.0, 65.0])
+        table = final_table(metrics_after(3), [8, 9, 8], [60.0, 60.0, 65.0], MEMO)
         lines = table.splitlines()
         assert lines[0] == "top-1 accuracy in percent, 4 classes seen"
         assert lines[1].split() == ["average", "accuracy", "last", "accuracy"]
@@ -507,15 +544,29 @@ class TestWords:
         assert "forgetting (CNN): 25.00 points" in table
         assert "exemplars held: 8; time: 3 min 05 s" in table
 
+    def test_without_exemplars_nothing_is_said_of_nme(self):
+        metrics = metrics_after(3, nme=False)
+        assert "CNN 62.50 %, old classes" in task_line(metrics.tasks[-1], 3, 0)
+        table = final_table(metrics, [0, 0, 0], [1.0] * 3, METHODS["finetune"])
+        assert "CNN (the classifier)" in table
+        assert "NME" not in table
+
+    def test_a_method_that_is_quoted_by_nme_has_it_first_and_of_each_task(self):
+        table = final_table(metrics_after(3), [8, 9, 8], [1.0] * 3, METHODS["icarl"])
+        lines = table.splitlines()
+        assert [line.split()[0] for line in lines[3:5]] == ["NME", "CNN"]
+        assert lines[3].split()[-2:] == ["68.75", "56.25"]
+        assert lines[5] == "NME after each task: 75.00 75.00 56.25"
+
     def test_final_table_of_a_run_that_stopped_early(self):
-        table = final_table(metrics_after(1), [8], [1.0])
+        table = final_table(metrics_after(1), [8], [1.0], MEMO)
         assert "2 classes seen" in table
         assert "over 1 of 3 tasks" in table
         assert "forgetting" not in table
 
     def test_no_task_no_table(self):
         with pytest.raises(ValueError, match="needs an evaluated task"):
-            final_table(Metrics(TASK_SIZES), [], [])
+            final_table(Metrics(TASK_SIZES), [], [], MEMO)
 
 
 class TestProvenance:

@@ -12,8 +12,9 @@ import torch
 from conftest import REPOSITORY, run_program
 from processes import run_forked
 
+from models.methods import METHODS
 from utils.config import ConfigError, require_log_folder
-from utils.logbook import EPOCH_COLUMNS
+from utils.logbook import epoch_columns
 
 PUBLISHED = (
     "-model memo -init 10 -incre 10 -ms 3312 -net memo_resnet32 -p fair -d 3 --train_base "
@@ -149,7 +150,7 @@ def test_how_fast_it_was_and_what_it_held_is_told(finished):
 def test_training_csv_has_a_line_for_every_epoch(finished):
     _, folders = finished
     rows = list(csv.DictReader((folders[1] / "training.csv").open()))
-    assert list(rows[0]) == list(EPOCH_COLUMNS)
+    assert list(rows[0]) == list(epoch_columns(METHODS["memo"]))
     assert [(row["task"], row["epoch"]) for row in rows] == [
         *(("1", "1"), ("1", "2"), ("2", "1"), ("3", "1"))
     ]

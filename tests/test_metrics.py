@@ -238,3 +238,14 @@ def test_area_under_curve_by_hand():
 def test_an_area_needs_rising_budgets(megabytes):
     with pytest.raises(ValueError, match="two or more rising budgets"):
         area_under_curve(megabytes, [50.0] * len(megabytes))
+
+
+def test_without_exemplars_there_is_no_nme():
+    metrics = Metrics([2, 1])
+    metrics.append([[0], [1]], None, [0, 0])
+    metrics.append([[0], [1], [2]], None, [0, 1, 2])
+    again = Metrics.from_dict(json.loads(json.dumps(metrics.to_dict())))
+    for each in (metrics, again):
+        assert each.curves()["nme_top1"] == each.curves()["nme_top5"] == [None, None]
+        assert each.average_nme_accuracy is each.last_nme_accuracy is None
+        assert each.average_accuracy == 75.0

@@ -115,12 +115,13 @@ def test_a_published_curve_stands_beside_a_run_of_its_setting(tmp_path, drawn):
     (tmp_path / "accuracy_matrix.csv").write_text("task,task_1,task_2\n1,90.0,\n2,70.0,90.0\n")
     (tmp_path / "training.csv").write_text("task,epoch\n")  # both tasks were read from elsewhere
     (tmp_path / "per_class.csv").write_text("class,name\n0,a 1\n1,2\n")
-    # Before and after are the same: nothing was aligned.
+    # Before and after are the same: nothing was aligned, and the lengths are drawn all the same.
     (tmp_path / "weight_norms.csv").write_text("task,class,before,after\n2,0,1.5,1.5\n")
     targets = np.arange(20)
     np.savez(tmp_path / "predictions.npz", predictions=targets[:, None], targets=targets)
     pictures.draw_run(tmp_path)
-    assert [name for name, *_ in drawn] == ["accuracy_matrix", "confusion", "curves"]
+    names = ["accuracy_matrix", "confusion", "weight_norms", "curves"]
+    assert [name for name, *_ in drawn] == names
     assert drawn[1][2]["names"] == ["a 1", "2"]
     assert drawn[-1][2]["published"][-1] == 61.98
     assert drawn[-1][2]["title"] == "MEMO, CIFAR-100, Base0 Inc10, after task 2 of 10"
@@ -129,12 +130,17 @@ def test_a_published_curve_stands_beside_a_run_of_its_setting(tmp_path, drawn):
     pictures.draw_run(tmp_path)
     assert drawn[-1][2]["title"] == ""
     assert not drawn[-1][2]["same_schedule"]
-    del drawn[3:]
-    assert files(tmp_path, "png", "pdf") == ["accuracy_matrix.png", "confusion.png", "curves.png"]
+    assert files(tmp_path, "png", "pdf") == sorted(f"{name}.png" for name in names)
     # Files of two moments, as while a run is writing them.
     np.savez(tmp_path / "predictions.npz", predictions=targets[:, None] + 5, targets=targets + 5)
     with pytest.raises(pictures.PicturesError, match="are not of one task"):
         pictures.draw_run(tmp_path)
+
+
+def test_the_stages_of_a_training_csv_are_words(tmp_path):
+    (tmp_path / "training.csv").write_text("task,stage,epoch,loss_kd\n1,bias,3,\n")
+    row = {"task": 1, "stage": "bias", "epoch": 3, "loss_kd": None}
+    assert pictures._rows(tmp_path / "training.csv") == [row]
 
 
 def test_a_finished_run_whose_drawing_was_cut_off_is_drawn_when_resumed(flags, drawn, capsys):
@@ -170,7 +176,7 @@ def test_the_report_draws_runs_that_are_not_finished(flags, drawn, capsys):
         if path.suffix not in (".pt", ".pdf"):
             (copy / path.name).write_bytes(path.read_bytes())
     assert report.main([str(logs)]) == 2  # nothing is finished
-    # The only task aligned nothing.
+    # The only task has no old classes.
     assert files(folder, "png", "pdf") == sorted(f"{name}.png" for name in NAMES - {"weight_norms"})
     assert not files(copy, "png", "pdf")
     assert re.findall(r"drew the pictures of (.*)", capsys.readouterr().err) == [str(folder)]

@@ -15,7 +15,9 @@ from matplotlib.text import Text
 
 from utils import plots
 from utils.plots import (
+    BLUE,
     COLUMN_WIDTH,
+    VERMILION,
     draw_accuracy_matrix,
     draw_area,
     draw_block_gradients,
@@ -329,7 +331,7 @@ def test_the_published_curve_is_a_thin_line_over_the_tasks_that_were_run():
         assert list(line.get_ydata()) == PUBLISHED[:3]
         assert line.get_linewidth() < 1
     same, other = lines
-    said = "published CNN: average 83.01 %, last 78.33 %"
+    said = "published: average 83.01 %, last 78.33 %"
     assert same.get_label() == said
     assert other.get_label() == f"{said}\n(trained with another schedule)"
     assert other.get_color() > same.get_color()  # paler
@@ -376,6 +378,44 @@ def test_weight_norms_show_what_alignment_did():
         "mean of the old classes",
     ]
     assert axes.get_lines()[2].get_ydata()[0] == 2.0
+
+
+def test_weight_norms_without_alignment_are_drawn_once():
+    norms = [1.0, 3.0, 4.0, 4.0]
+    axes = draw_weight_norms(norms, norms, [2, 2]).axes[0]
+    labels = [line.get_label() for line in axes.get_lines()]
+    assert labels[:2] == ["after task 2", "mean of the old classes"]
+    assert list(axes.get_lines()[0].get_ydata()) == norms
+
+
+def test_curves_of_a_method_without_exemplars_have_no_nme():
+    run = results([10, 10], [50.0, 40.0], [50.0, 40.0])
+    run["curves"]["nme_top1"] = [None, None]
+    run |= dict.fromkeys(("average_nme_accuracy", "last_nme_accuracy"))
+    figure = draw_curves(run)
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [
+        "CNN (classifier): average 45.00 %, last 40.00 %"
+    ]
+
+
+def test_training_draws_the_parts_of_the_loss_that_there_are_and_each_stage():
+    rows = [{key: value for key, value in row.items() if key != "loss_aux"} for row in epochs_of(2)]
+    for row in rows:
+        row["stage"] = "train" if row["epoch"] < 4 else "bias"
+        row["loss_kd"] = None if row["task"] == 1 or row["stage"] == "bias" else 0.25
+        row["loss_new"] = 0.1
+    figure = draw_training(rows)
+    drawn = [line for line in figure.axes[0].get_lines() if len(line.get_xdata()) > 1]
+    lines = [list(line.get_xdata()) for line in drawn if line.get_color() == BLUE]
+    assert lines == [[1, 2, 3], [4, 5], [6, 7, 8], [9, 10]]
+    assert [text.get_text() for text in figure.legends[0].get_texts()][:3] == [
+        "loss: classifier",
+        "loss: distillation",
+        "loss: new",
+    ]
+    assert [list(line.get_xdata()) for line in drawn if line.get_color() == VERMILION] == [
+        [6, 7, 8]
+    ]
 
 
 def test_training_breaks_its_lines_between_tasks_and_leaves_out_what_was_not_measured():

@@ -10,6 +10,7 @@ from conftest import tiny_learner
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
+from models.methods import METHODS
 from utils import progress
 from utils.config import Config
 from utils.data_manager import DataManager
@@ -98,6 +99,26 @@ def test_multiply_adds_are_those_that_pytorch_counts(trains):
         # Two images of two operations a multiply-add; the classifiers take no hundredth.
         assert forward == pytest.approx(once / 4, rel=0.01)
         assert training == pytest.approx(counter.get_total_flops() / 4, rel=0.01)
+
+
+@pytest.mark.parametrize("name", ["der", "replay", "wa"])
+def test_multiply_adds_of_every_kind_of_network_are_those_that_pytorch_counts(name):
+    method = METHODS[name]
+    found = macs_per_image("resnet14_cifar", [5, 3, 3, 3], 32, method)
+    network = AdaptiveNet("resnet14_cifar", method.trunks, method.blocks, method.aux_head)
+    images, teacher = torch.zeros(2, 3, 32, 32), None
+    for training, forward in found:
+        network.grow(5)
+        network.freeze(old_specialized=name == "der")
+        with FlopCounterMode(display=False) as counter:
+            outputs = network(images)
+            once = counter.get_total_flops()
+            outputs["logits"].sum().backward()
+            if teacher and name == "wa":
+                teacher(images)
+        assert forward == pytest.approx(once / 4, rel=0.01)
+        assert training == pytest.approx(counter.get_total_flops() / 4, rel=0.01)
+        teacher = network.for_inference()
 
 
 def test_counting_leaves_no_trace():

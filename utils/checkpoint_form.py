@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from models.methods import METHODS
 from utils.config import BACKBONE
-from utils.logbook import EPOCH_COLUMNS
 from utils.runs import FORGETTING, PERCENT, TASK_SIZES
 from utils.seeds import set_generators
 from utils.settings import SWITCH, Kind, choice, entries, number, or_none, require, several, whole
@@ -101,16 +101,16 @@ _BLOCKS = entries(
 )
 _NORMS = entries(dict.fromkeys(("before", "after"), several("numbers", _NUMBER)))
 _COLUMNS = {
-    **dict.fromkeys(EPOCH_COLUMNS, _NUMBER),
     **dict.fromkeys(("task", "epoch"), whole(1)),
+    **dict.fromkeys(("lr", "loss"), _NUMBER),
     "train_acc": PERCENT,
-    "loss_aux": or_none(_NUMBER),
     "test_acc": or_none(PERCENT),
     "seconds": _TIME,
 }
+_PARTS = {f"loss_{part}" for row in METHODS.values() for part in row.loss_parts}
 _RECORDS = entries(
     {
-        "epochs": several("rows", entries(_COLUMNS)),
+        "epochs": several("rows", entries(_COLUMNS, dict.fromkeys(_PARTS, or_none(_NUMBER)))),
         "weight_norms": several("lengths of rows", _NORMS),
         "blocks": or_none(_BLOCKS),
     }
@@ -139,7 +139,8 @@ _LEARNER = entries(
 _MEASURED = entries(
     {
         **dict.fromkeys(("task", "classes_seen"), whole(1)),
-        **dict.fromkeys(("cnn_top1", "cnn_top5", "nme_top1", "nme_top5"), PERCENT),
+        **dict.fromkeys(("cnn_top1", "cnn_top5"), PERCENT),
+        **dict.fromkeys(("nme_top1", "nme_top5"), or_none(PERCENT)),
         **dict.fromkeys(("old_top1", "new_top1"), or_none(PERCENT)),
         "forgetting": FORGETTING,
         **dict.fromkeys(

@@ -21,6 +21,7 @@ import torch
 
 from models import find_learner
 from models.base import Learner, Predictions, TrainingError
+from models.methods import find_method
 from utils import pictures
 from utils.augment import EvalTransform, TrainTransform
 from utils.budget import Cost, run_table
@@ -289,6 +290,7 @@ def _run_in_folder(
         def open_logbook() -> Logbook:
             logbook = Logbook(
                 folder,
+                find_method(config.model_name),
                 tensorboard=config.tensorboard,
                 class_names=data.listing.classes if data.listing else (),
             )
@@ -515,7 +517,7 @@ def _write_task(
         },
     )
     if finished:
-        log.info("%s", final_table(metrics, exemplars, seconds))
+        log.info("%s", final_table(metrics, exemplars, seconds, find_method(config.model_name)))
 
 
 def _require_fit(
@@ -600,7 +602,8 @@ def _finished(folder: Path) -> Metrics:
     if pictures.are_outdated(folder):
         log.info("but for its pictures, which are drawn now")
         _draw(folder)
-    log.info("%s", final_table(metrics, progress.exemplars, progress.seconds))
+    method = find_method(checkpoint["config"]["model_name"])
+    log.info("%s", final_table(metrics, progress.exemplars, progress.seconds, method))
     return metrics
 
 

@@ -18,7 +18,8 @@ Pictures of all that are drawn from these files by ``utils.pictures`` when the r
 
 Accuracies and forgetting are percent, 0 to 100; tasks count from 1; classes are positions in the
 class order, and per_class.csv says which class of the data set each one is. What does not exist
-(old classes in the first task, images of a later task) is an empty cell in a CSV, null in a JSON.
+(old classes in the first task, images of a later task, NME without exemplars) is an empty cell in a
+CSV, null in a JSON.
 
 Everything but main.log is written anew after every task (training.csv every few seconds, and
 whenever the run is saved), each file to a temporary neighbour that then takes its name: whenever a
@@ -46,8 +47,9 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from tqdm import tqdm
 
+from models.methods import Method
 from utils.files import named, write_file
-from utils.metrics import Metrics, TaskMetrics
+from utils.metrics import HEADLINES, Metrics, TaskMetrics
 from utils.settings import printable
 
 if TYPE_CHECKING:
@@ -59,17 +61,15 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 # versions are never averaged (utils/runs.py). Of runs without it, their commits are compared.
 VERSION = 1
 EPOCHS_EVERY = 5.0  # seconds between two writings of training.csv
-EPOCH_COLUMNS = (  # of training.csv
-    "task",
-    "epoch",
-    "lr",
-    "loss",
-    "loss_clf",
-    "loss_aux",
-    "train_acc",
-    "test_acc",
-    "seconds",
-)
+
+
+def epoch_columns(method: Method) -> tuple[str, ...]:
+    """Return the columns of a method's training.csv: a loss for each part, stages of several."""
+    return (
+        *("task", *["stage"] * (len(method.stages) > 1), "epoch", "lr", "loss"),
+        *(f"loss_{part}" for part in method.loss_parts),
+        *("train_acc", "test_acc", "seconds"),
+    )
 
 
 def runs_folder(
@@ -129,6 +129,7 @@ class Logbook:
 
     Args:
         folder: the run's folder; it must exist.
+        method: the run's.
         tensorboard: write for TensorBoard too.
         class_names: of the original classes, where they have names that a user knows.
     """
@@ -136,11 +137,13 @@ class Logbook:
     def __init__(
         self,
         folder: Path,
+        method: Method,
         *,
         tensorboard: bool = False,
         class_names: Sequence[str] = (),
     ) -> None:
         self.folder = Path(folder)
+        self.method = method
         self.class_names = class_names
         self._log_file = _LogFile(self.folder / "main.log", encoding="utf-8")
         self._log_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
@@ -189,7 +192,7 @@ class Logbook:
         self._write_json("config.json", config)
 
     def write_epochs(self, epochs: Sequence[dict[str, Any]]) -> None:
-        """Keep training.csv up to date: all epochs so far, each a dict with EPOCH_COLUMNS.
+        """Keep training.csv up to date: all epochs so far, each a dict with `epoch_columns`.
 
         Tasks and epochs count from 1, accuracies are percent, losses are means over the epoch.
         Epochs of a second would spend a tenth of it on the file, so it is written when the last
@@ -204,10 +207,12 @@ class Logbook:
         if epochs is None:
             return
         self._epochs_written = time.monotonic()
-        rows = ([_significant(row[column]) for column in EPOCH_COLUMNS] for row in epochs)
-        self._write_csv("training.csv", list(EPOCH_COLUMNS), rows)
+        columns = epoch_columns(self.method)
+        rows = ([_significant(row[column]) for column in columns] for row in epochs)
+        self._write_csv("training.csv", list(columns), rows)
         if self._tensorboard:
-            self._tensorboard.write("training", epochs, EPOCH_COLUMNS[2:])
+            numbers = columns[columns.index("epoch") + 1 :]
+            self._tensorboard.write("training", epochs, numbers)
 
     def write_task(
         self,
@@ -230,7 +235,8 @@ class Logbook:
             exemplars: number of exemplars held after each task.
             seconds: time each task took.
             predictions: of the last task, for all N test images of the classes seen so far:
-                ``cnn`` and ``nme`` (N, k) int64, the most likely class first, and ``targets`` (N,).
+                ``cnn`` and ``nme`` (N, k) int64, the most likely class first (``nme`` None without
+                exemplars), and ``targets`` (N,).
             class_order: the data set's class at each position.
             finished: whether this was the last task that the run is to do.
             epochs: the rows of training.csv so far.
@@ -288,15 +294,12 @@ class Logbook:
                 "curves": curves,
             },
         )
-        arrays = io.BytesIO()
-        np.savez_compressed(
-            arrays,
-            predictions=np.asarray(predictions.cnn),
-            nme_predictions=np.asarray(predictions.nme),
-            targets=targets,
-            class_order=np.asarray(class_order),
-        )
-        write_file(self.folder / "predictions.npz", arrays.getvalue())
+        arrays = {"predictions": predictions.cnn, "nme_predictions": predictions.nme}
+        arrays |= {"targets": targets, "class_order": class_order}
+        content = io.BytesIO()
+        there = {name: each for name, each in arrays.items() if each is not None}
+        np.savez_compressed(content, **there)
+        write_file(self.folder / "predictions.npz", content.getvalue())
         self._epochs = epochs
         self._write_epochs()
         self._write_csv(
@@ -340,8 +343,9 @@ def task_line(
     parts = [
         f"task {task.task}/{num_tasks}: {task.classes_seen} classes seen",
         f"CNN {task.cnn_top1:.2f} %",
-        f"NME {task.nme_top1:.2f} %",
     ]
+    if task.nme_top1 is not None:
+        parts.append(f"NME {task.nme_top1:.2f} %")
     for name, top1 in (("old", task.old_top1), ("new", task.new_top1)):
         # In the first task every class is new; nothing is measured where no test image is.
         if task.task > 1 and top1 is not None:
@@ -350,8 +354,12 @@ def task_line(
     return ", ".join(parts if seconds is None else [*parts, duration(seconds)])
 
 
-def final_table(metrics: Metrics, exemplars: Sequence[int], seconds: Sequence[float]) -> str:
+def final_table(
+    metrics: Metrics, exemplars: Sequence[int], seconds: Sequence[float], method: Method
+) -> str:
     """Return the table that ends a run: average and last accuracy, of the classifier and of NME.
+
+    What the method is quoted by comes first, and is told of each task.
 
     Raises:
         ValueError: when no task has been evaluated yet.
@@ -360,17 +368,19 @@ def final_table(metrics: Metrics, exemplars: Sequence[int], seconds: Sequence[fl
         raise ValueError("there is no result to show: final_table needs an evaluated task")
     last, total = metrics.tasks[-1], len(metrics.task_sizes)
     over = "over all tasks" if last.task == total else f"over {last.task} of {total} tasks"
-    top1 = " ".join(f"{task.cnn_top1:.2f}" for task in metrics.tasks)
+    names = {"cnn": "CNN (the classifier)", "nme": "NME (nearest mean of exemplars)"}
+    measured = [by for by in names if getattr(last, f"{by}_top1") is not None]
+    headline = method.headline
+    top1 = " ".join(f"{getattr(task, f'{headline}_top1'):.2f}" for task in metrics.tasks)
     lines = [
         f"top-1 accuracy in percent, {last.classes_seen} classes seen",
         f"{'':<34}{'average accuracy':>18}{'last accuracy':>18}",
         f"{'':<34}{over:>18}{f'after task {last.task}':>18}",
-        f"{'CNN (the classifier)':<34}"
-        f"{metrics.average_accuracy:>18.2f}{metrics.last_accuracy:>18.2f}",
-        f"{'NME (nearest mean of exemplars)':<34}"
-        f"{metrics.average_nme_accuracy:>18.2f}{metrics.last_nme_accuracy:>18.2f}",
-        f"CNN after each task: {top1}",
     ]
+    for by in sorted(measured, key=lambda by: by != headline):
+        average, latest = (getattr(metrics, key) for key in HEADLINES[by])
+        lines.append(f"{names[by]:<34}{average:>18.2f}{latest:>18.2f}")
+    lines.append(f"{headline.upper()} after each task: {top1}")
     if last.forgetting is not None:
         lines.append(f"forgetting (CNN): {last.forgetting:.2f} points")
     lines.append(f"exemplars held: {exemplars[-1]}; time: {duration(sum(seconds))}")

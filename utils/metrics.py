@@ -1,8 +1,9 @@
 """What a run achieved: accuracies after each task, their average, the last one, and forgetting.
 
 After each task the learner is tested on all classes seen so far, twice: with its classifier (CNN)
-and with the nearest mean of exemplars (NME). Predictions name up to five classes, best first. A
-class is its position in the class order, so that tasks are ranges of classes.
+and, if its method keeps exemplars, with their nearest mean (NME). Predictions name up to five
+classes, best first. A class is its position in the class order, so that tasks are ranges of
+classes.
 
     top-1, top-5       the target is the first, or among all (at most five) classes named
     old, new           top-1 on the classes of earlier tasks, and on those of this task
@@ -14,7 +15,8 @@ class is its position in the class order, so that tasks are ranges of classes.
 
 All of them are the classifier's unless they say NME. All are percent, 0 to 100 (forgetting may be
 negative), unrounded. Tasks count from 1. Where there is nothing to measure (old classes in the
-first task, a class without test images) a value is None, and NaN inside an array.
+first task, a class without test images, NME without exemplars) a value is None, and NaN inside an
+array.
 """
 
 from dataclasses import asdict, dataclass, replace
@@ -36,6 +38,13 @@ CURVES = (
     "forgetting",
 )
 
+# Average and last accuracy by each of the two, as `Metrics` and summary.json call them: what a
+# method is quoted by are those of its row's headline (models/methods.py).
+HEADLINES = {
+    "cnn": ("average_accuracy", "last_accuracy"),
+    "nme": ("average_nme_accuracy", "last_nme_accuracy"),
+}
+
 
 @dataclass(frozen=True)
 class TaskMetrics:
@@ -45,8 +54,8 @@ class TaskMetrics:
     classes_seen: int
     cnn_top1: float
     cnn_top5: float
-    nme_top1: float
-    nme_top5: float
+    nme_top1: float | None
+    nme_top5: float | None
     old_top1: float | None
     new_top1: float | None
     forgetting: float | None  # needs the tasks before: `Metrics.append` fills it in
@@ -113,7 +122,7 @@ def area_under_curve(megabytes: list[float], accuracies: list[float]) -> float:
 def evaluate_task(
     task: int,
     cnn_predictions: ArrayLike,
-    nme_predictions: ArrayLike,
+    nme_predictions: ArrayLike | None,
     targets: ArrayLike,
     task_sizes: list[int],
 ) -> TaskMetrics:
@@ -122,14 +131,16 @@ def evaluate_task(
     Args:
         task: the task just learned, from 1.
         cnn_predictions: (n, k) int, by the classifier, best first, k = min(5, classes seen).
-        nme_predictions: (n, k) int, by the nearest mean of exemplars, nearest first.
+        nme_predictions: (n, k) int, by the nearest mean of exemplars, nearest first; None where
+            there are no exemplars.
         targets: (n,) int, test images of all classes seen.
         task_sizes: number of classes of each task; later tasks' sizes are not looked at.
 
     Raises:
         ValueError: for no images, shapes that do not match, or a target not seen yet.
     """
-    cnn, nme, targets = (np.asarray(a) for a in (cnn_predictions, nme_predictions, targets))
+    cnn, targets = np.asarray(cnn_predictions), np.asarray(targets)
+    nme = None if nme_predictions is None else np.asarray(nme_predictions)
     borders = [0, *accumulate(task_sizes[:task])]  # task j has the classes borders[j - 1 : j]
     seen, known = borders[-1], borders[-2]
     cnn_top5 = top_k_accuracy(cnn, targets)  # first, because it checks the shapes
@@ -148,8 +159,8 @@ def evaluate_task(
         classes_seen=seen,
         cnn_top1=top_k_accuracy(cnn[:, :1], targets),
         cnn_top5=cnn_top5,
-        nme_top1=top_k_accuracy(nme[:, :1], targets),
-        nme_top5=top_k_accuracy(nme, targets),
+        nme_top1=None if nme is None else top_k_accuracy(nme[:, :1], targets),
+        nme_top5=None if nme is None else top_k_accuracy(nme, targets),
         old_top1=top1(0, known),
         new_top1=top1(known, seen),
         forgetting=None,
@@ -171,7 +182,7 @@ class Metrics:
         self.tasks: list[TaskMetrics] = []
 
     def append(
-        self, cnn_predictions: ArrayLike, nme_predictions: ArrayLike, targets: ArrayLike
+        self, cnn_predictions: ArrayLike, nme_predictions: ArrayLike | None, targets: ArrayLike
     ) -> TaskMetrics:
         """Measure the next task; for arguments and errors see `evaluate_task`.
 
@@ -205,13 +216,13 @@ class Metrics:
         return self._last("cnn_top1")
 
     @property
-    def average_nme_accuracy(self) -> float:
-        """Mean over the tasks so far of NME's top-1."""
+    def average_nme_accuracy(self) -> float | None:
+        """Mean over the tasks so far of NME's top-1; None without exemplars."""
         return self._mean("nme_top1")
 
     @property
-    def last_nme_accuracy(self) -> float:
-        """NME's top-1 after the latest task."""
+    def last_nme_accuracy(self) -> float | None:
+        """NME's top-1 after the latest task; None without exemplars."""
         return self._last("nme_top1")
 
     def to_dict(self) -> dict[str, Any]:
@@ -233,13 +244,14 @@ class Metrics:
             metrics.tasks.append(TaskMetrics(**{**task, "per_class_top1": per_class}))
         return metrics
 
-    def _last(self, name: str) -> float:
+    def _last(self, name: str) -> float | None:
         if not self.tasks:
             raise ValueError("no task has been measured yet")
         return getattr(self.tasks[-1], name)
 
-    def _mean(self, name: str) -> float:
-        self._last(name)  # an average of nothing is refused
+    def _mean(self, name: str) -> float | None:
+        if self._last(name) is None:  # and an average of nothing is refused
+            return None
         return float(np.mean([getattr(task, name) for task in self.tasks]))
 
 

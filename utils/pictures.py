@@ -4,7 +4,8 @@
     accuracy_matrix   accuracy on each task's classes after each task
     confusion         what the test images of each class are taken for
     training          losses, accuracy and learning rate over the epochs
-    weight_norms      the classifier's rows before and after the last alignment, if there was one
+    weight_norms      the classifier's rows before and after the last alignment, if there was one,
+                      else after the last task; not after the first
 
 Drawing takes seconds and training waits for it, so a run draws once, when it is finished: PNG, and
 PDF for papers. `--resume` of a finished run draws what is missing or older than its results, and so
@@ -138,7 +139,7 @@ def _pictures(folder: Path, run: Run, titles: bool) -> dict[str, Callable[[], "F
     if epochs:  # none where the only task was not trained but read
         pictures["training"] = lambda: draw_training(epochs, title=title)
     last = [row for row in _rows(folder / "weight_norms.csv") if row["task"] == len(sizes)]
-    if any(row["before"] != row["after"] for row in last):  # else nothing was aligned
+    if len(sizes) > 1:  # else there are no old classes to compare with
         pictures["weight_norms"] = lambda: draw_weight_norms(
             [row["before"] for row in last], [row["after"] for row in last], sizes, title=title
         )
@@ -158,7 +159,7 @@ def _read(path: Path) -> list[list[str]]:
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
-    """Return the lines of a CSV by column: numbers, but for names; an empty cell is None.
+    """Return the lines of a CSV by column: numbers, but for words; an empty cell is None.
 
     Raises:
         ValueError: a line has more or fewer cells than the header, or a cell is no number.
@@ -172,7 +173,7 @@ def _rows(path: Path) -> list[dict[str, Any]]:
             )
     return [
         {
-            name: cell if name == "name" else _number(cell)
+            name: cell if name in ("name", "stage") else _number(cell)
             for name, cell in zip(header, line, strict=True)
         }
         for line in lines

@@ -25,7 +25,7 @@ import os
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import accumulate, groupby, pairwise
+from itertools import accumulate, cycle, groupby, pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -37,7 +37,15 @@ if TYPE_CHECKING:
 COLUMN_WIDTH = 3.5  # inches
 TEXT_SIZE = 7.5  # points
 BLUE, VERMILION, INK, PALE = "#0072B2", "#D55E00", "#222222", "#DDDDDD"
-GREY = "#777777"
+GREEN, PURPLE, GREY = "#009E73", "#CC79A7", "#777777"
+# Parts of a loss (models/methods.py) in words.
+PARTS = {"clf": "classifier", "aux": "auxiliary classifier", "kd": "distillation"}
+_PART_STYLES = (
+    {"color": BLUE, "marker": "o"},
+    {"color": VERMILION, "linestyle": "--", "marker": "^"},
+    {"color": GREEN, "linestyle": "-.", "marker": "D"},
+    {"color": PURPLE, "linestyle": ":", "marker": "P"},
+)
 _STYLE = {
     "figure.constrained_layout.use": True,
     "font.size": TEXT_SIZE,
@@ -90,13 +98,14 @@ def draw_curves(
 ) -> Figure:
     """Draw top-1 accuracy against the number of classes seen, for the classifier and for NME.
 
-    Average and last accuracy (percent) stand in the legend. A run of one task is one point a curve.
+    Without exemplars there is no NME and one curve. Average and last accuracy (percent) stand in
+    the legend. A run of one task is one point a curve.
 
     Args:
         summary: the results of one or more tasks, as in summary.json.
         title: what stands above the legend.
-        published: the published top-1 of the classifier in percent, one value for every task of
-            the whole run; drawn as a thin line, as far as the run has come.
+        published: the published top-1 in percent, one value for every task of the whole run; drawn
+            as a thin line, as far as the run has come.
         same_schedule: whether it was trained as the run was; where not, it is paler and says so.
     """
     classes_seen = summary["curves"]["classes_seen"]
@@ -117,6 +126,8 @@ def draw_curves(
             {**_HOLLOW, "linestyle": "--", "zorder": 2},
         ),
     ]
+    if summary["average_nme_accuracy"] is None:
+        del curves[1]
     for name, top1, average, last, style in curves:
         axes.plot(
             classes_seen,
@@ -128,7 +139,7 @@ def draw_curves(
     values = [value for _, top1, *_ in curves for value in top1]
     if published is not None:
         published = list(published[: len(classes_seen)])
-        label = f"published CNN: average {np.mean(published):.2f} %, last {published[-1]:.2f} %"
+        label = f"published: average {np.mean(published):.2f} %, last {published[-1]:.2f} %"
         axes.plot(
             classes_seen,
             published,
@@ -230,20 +241,24 @@ def draw_weight_norms(
 ) -> Figure:
     """Draw the length of each class's row of the classifier before and after weight alignment.
 
+    Where nothing was aligned the two are the same, and drawn once.
+
     Args:
         before: (classes seen,) L2 norms when training ended.
         after: (classes seen,) L2 norms after alignment.
         task_sizes: number of classes of each task learned so far, two or more, since the first task
-            aligns nothing; the last one is the new one.
+            has no old classes to compare with; the last one is the new one.
         title: what stands above the legend.
     """
     figure, axes = _column_figure(height=2.7)
     classes, size = np.arange(len(before)), 3 if len(before) <= 60 else 2
     known = len(before) - task_sizes[-1]
-    gamma = np.mean(before[:known]) / np.mean(before[known:])
-    marks = {**_HOLLOW, "markersize": size + 1.4, "linestyle": ""}
-    axes.plot(classes, before, label=f"before alignment in task {len(task_sizes)}", **marks)
-    label = f"after alignment (new rows × {gamma:.3f})"
+    label = f"after task {len(task_sizes)}"
+    if list(before) != list(after):
+        gamma = np.mean(before[:known]) / np.mean(before[known:])
+        marks = {**_HOLLOW, "markersize": size + 1.4, "linestyle": ""}
+        axes.plot(classes, before, label=f"before alignment in task {len(task_sizes)}", **marks)
+        label = f"after alignment (new rows × {gamma:.3f})"
     axes.plot(classes, after, "o", color=BLUE, markersize=size, label=label)
     label = "mean of the old classes"
     axes.axhline(np.mean(before[:known]), color=INK, linewidth=0.8, linestyle="--", label=label)
@@ -276,10 +291,13 @@ def draw_training(epochs: Sequence[dict[str, Any]], *, title: str = "") -> Figur
         raise ValueError("there is no epoch to draw: draw_training needs at least one")
     figure, panels = _panels(heights=[1.4, 1.2, 0.8])
     tasks = np.array([row["task"] for row in epochs])
-    pieces = np.split(np.arange(len(epochs)), np.flatnonzero(np.diff(tasks)) + 1)
+    # A line for every task, and in it for every stage, if it has several.
+    trainings = [(row["task"], row.get("stage")) for row in epochs]
+    ends = [i for i in range(1, len(epochs)) if trainings[i] != trainings[i - 1]]
+    pieces = np.split(np.arange(len(epochs)), ends)
 
     def draw(axes: Axes, key: str, **style: Any) -> None:
-        """Draw a column, a line for every task."""
+        """Draw a column."""
         for piece in pieces:
             y = [epochs[i][key] for i in piece]
             if None not in y:
@@ -289,9 +307,9 @@ def draw_training(epochs: Sequence[dict[str, Any]], *, title: str = "") -> Figur
     # A task of few epochs would hardly be seen as a line.
     dots = {"markersize": 2.5} if len(epochs) <= 60 else {"marker": ""}
     losses, accuracies, rates = panels
-    draw(losses, "loss_clf", color=BLUE, **{"marker": "o", **dots}, label="loss: classifier")
-    draw(losses, "loss_aux", color=VERMILION, linestyle="--", **{"marker": "^", **dots},
-         label="loss: auxiliary classifier")  # fmt: skip
+    parts = [key.removeprefix("loss_") for key in epochs[0] if key.startswith("loss_")]
+    for part, style in zip(parts, cycle(_PART_STYLES), strict=False):
+        draw(losses, f"loss_{part}", **{**style, **dots}, label=f"loss: {PARTS.get(part, part)}")
     draw(accuracies, "train_acc", color=INK, linestyle="-.", **{"marker": "v", **dots},
          label="accuracy: training images")  # fmt: skip
     measured = [
@@ -302,7 +320,7 @@ def draw_training(epochs: Sequence[dict[str, Any]], *, title: str = "") -> Figur
         accuracies.plot(*zip(*measured, strict=True), **hollow, linestyle="",
                         label="accuracy: test images")  # fmt: skip
     draw(rates, "lr", color=INK, drawstyle="steps-mid", **{"marker": ".", **dots})
-    values = [row[key] for row in epochs for key in ("loss_clf", "loss_aux")]
+    values = [row[f"loss_{part}"] for row in epochs for part in parts]
     _log_axis(losses, values, "Mean loss (nats)")
     _log_axis(rates, [row["lr"] for row in epochs], "Learning rate")
     accuracies.set_ylabel("Top-1\naccuracy (%)")
@@ -656,9 +674,10 @@ def draw_area(
     *,
     areas: dict[str, float],
     reference: dict[str, list[float | None]] | None = None,
+    by: str = "CNN",
     title: str = "",
 ) -> Figure:
-    """Draw the performance-memory curve: top-1 accuracy of the classifier against memory.
+    """Draw the performance-memory curve: top-1 accuracy against memory.
 
     Args:
         megabytes: the budgets, rising.
@@ -666,6 +685,7 @@ def draw_area(
             for a single run), which are drawn as error bars.
         areas: the area under each of the two, for the legend; empty where budgets are missing.
         reference: published percentages of the two, drawn as thin lines; None where there is none.
+        by: whose accuracies they are, "CNN" or "NME".
         title: what stands above the legend.
     """
     figure, axes = _column_figure(height=2.7)
@@ -676,7 +696,7 @@ def draw_area(
     letters = {"average": "A", "last": "L"}
     drawn = []
     for name, (top1, deviations) in accuracies.items():
-        label = f"CNN, {name} accuracy"
+        label = f"{by}, {name} accuracy"
         if name in areas:
             label += f": AUC-{letters[name]} {areas[name]:.2f}"
         axes.plot(megabytes, top1, label=label, zorder=3, **styles[name])
@@ -724,13 +744,16 @@ class SeedCurve(NamedTuple):
     top1: Sequence[Sequence[float]]  # percent after each task, for each seed: (n, tasks)
     published: Sequence[float] | None = None  # percent after each task
     same_schedule: bool = True  # as that of the published run
+    by: str = "CNN"  # whose accuracy it is; or "NME"
 
 
 @house_style()
 def draw_seed_curves(
     classes_seen: Sequence[int], curves: Sequence[SeedCurve], *, title: str = ""
 ) -> Figure:
-    """Draw top-1 accuracy of the classifier against classes seen: mean and deviation over seeds.
+    """Draw top-1 accuracy against classes seen: mean and deviation over seeds.
+
+    Where not all curves are the classifier's, the legend says whose each is.
 
     From two seeds on there is a band of one standard deviation (of a sample: n - 1). Published
     curves are dotted, and paler where they were trained with another schedule.
@@ -740,10 +763,14 @@ def draw_seed_curves(
         curves: up to seven; some may end after fewer tasks.
         title: what stands above the legend.
     """
-    labels = [textwrap.fill(f"{curve.name} (n = {len(curve.top1)})", 50) for curve in curves]
+    of_cnn = all(curve.by == "CNN" for curve in curves)
+    labels = []
+    for name, top1, *_, by in curves:
+        said = f"{name} (n = {len(top1)})" if of_cnn else f"{name} ({by}, n = {len(top1)})"
+        labels.append(textwrap.fill(said, 50))
     lines = sum(label.count("\n") + 1 for label in labels) + _wrap(title).count("\n")
     figure, axes = _column_figure(height=2.5 + 0.14 * lines)
-    colours = (BLUE, VERMILION, "#009E73", "#CC79A7", "#E69F00", "#56B4E9", INK)
+    colours = (BLUE, VERMILION, GREEN, PURPLE, "#E69F00", "#56B4E9", INK)
     drawn: list[float] = []
     for curve, label, colour, marker in zip(curves, labels, colours, "osv^DPX", strict=False):
         top1 = np.array(curve.top1)
@@ -769,7 +796,7 @@ def draw_seed_curves(
         label = "dotted: published" if same else "dotted, pale: published, with another schedule"
         axes.plot([], [], ":", color=GREY, linewidth=0.9, alpha=1 if same else 0.4, label=label)
     axes.set_xlabel("Classes seen")
-    axes.set_ylabel("Top-1 accuracy of the CNN (%)")
+    axes.set_ylabel("Top-1 accuracy of the CNN (%)" if of_cnn else "Top-1 accuracy (%)")
     _ticks_at_tasks(axes, list(classes_seen))
     _percent_axis(axes, drawn)
     _legend_above(figure, title)

@@ -5,10 +5,10 @@
     Forecast    the time left of the whole run: its multiply-adds, at the speed of the last epochs
     Display     the bar: the task and its step, time left, loss and accuracy, or what else goes on
 
-A further task is slower than the one before: its network has one frozen block more, and there are
-more exemplars. Multiply-adds tell by how much before it has begun. Where a step is not limited by
-its arithmetic, as on a large GPU, they expect too long a time for later tasks; the fewer of these
-are left, the better the forecast.
+Where a method adds to its network, a further task is slower than the one before: there is one
+frozen block more. There are more exemplars, too. Multiply-adds tell by how much before it has
+begun. Where a step is not limited by its arithmetic, as on a large GPU, they expect too long a time
+for later tasks; the fewer of these are left, the better the forecast.
 """
 
 import logging
@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from models.methods import METHODS, Method, find_method
 from utils.config import Config
 from utils.data_manager import DataManager
 from utils.exemplars import ExemplarMemory
@@ -107,11 +108,13 @@ class Work:
 
 def work_of(config: Config, tasks: DataManager, num_tasks: int) -> list[Work]:
     """Return the work of each of the first `num_tasks` tasks of a run."""
+    method = find_method(config.model_name)
     memory = ExemplarMemory(config.memory_size, config.fixed_memory, config.memory_per_class)
     costs = macs_per_image(
         config.convnet_type,
         tasks.task_sizes[:num_tasks],
         config.image_side,
+        method,
         train_base=config.train_base,
         train_adaptive=config.train_adaptive,
     )
@@ -120,7 +123,7 @@ def work_of(config: Config, tasks: DataManager, num_tasks: int) -> list[Work]:
     for task, (training, forward) in enumerate(costs):
         known, seen = tasks.known_classes(task), tasks.seen_classes(task)
         new = int(images[known:seen].sum())
-        kept = memory.quota(known) if known else 0
+        kept = memory.quota(known) if known and method.exemplars else 0
         old = int(np.minimum(images[:known], kept).sum())
         tests = len(tasks.test_indices(0, seen))
         epochs = config.init_epoch if task == 0 else config.epochs
@@ -129,7 +132,8 @@ def work_of(config: Config, tasks: DataManager, num_tasks: int) -> list[Work]:
                 epochs=0 if task == 0 and config.skip else epochs,
                 training=(new + old) * training,
                 testing=tests * forward / config.eval_every if config.eval_every else 0.0,
-                after=(new + old + tests) * forward,
+                # Herding looks at what was trained with.
+                after=((new + old) * method.exemplars + tests) * forward,
             )
         )
     return found
@@ -139,6 +143,7 @@ def macs_per_image(
     convnet_type: str,
     task_sizes: Sequence[int],
     side: int,
+    method: Method = METHODS["memo"],
     *,
     train_base: bool = True,
     train_adaptive: bool = False,
@@ -146,14 +151,17 @@ def macs_per_image(
     """Return the multiply-adds of an image in each task: of a training step, and of a forward pass.
 
     Those of the convolutions, counted while one image is computed on the CPU. From the third task
-    on each has one frozen block more, as the third has more than the second.
+    on each has one frozen block more, as the third has more than the second, if the method adds
+    any. Where one distils, its teacher, the network of the task before, computes each image too.
 
     Args:
         convnet_type: backbone.
         task_sizes: classes of each task.
         side: of the images, in pixels.
+        method: whose network it is.
         train_base: whether the trunk learns after the first task.
-        train_adaptive: whether old specialized blocks do.
+        train_adaptive: whether old specialized blocks do; neither is asked of a single backbone,
+            which learns as a whole.
     """
     found: list[tuple[float, float]] = []
     training = forward = 0.0
@@ -166,17 +174,19 @@ def macs_per_image(
         training += macs * (1 + layer.weight.requires_grad + inputs[0].requires_grad)
 
     with torch.random.fork_rng(devices=[]):
-        network = AdaptiveNet(convnet_type)
+        network = AdaptiveNet(convnet_type, method.trunks, method.blocks, method.aux_head)
+        whole = method.blocks == "one"
         for classes in task_sizes[:3]:
             network.grow(classes)
-            first = not found
+            all_learn = whole or not found
             network.freeze(
-                generalized=not (first or train_base),
-                old_specialized=not (first or train_adaptive),
+                generalized=not (all_learn or train_base),
+                old_specialized=not (all_learn or train_adaptive),
             )
             layers = [each for each in network.modules() if isinstance(each, nn.Conv2d)]
             hooks = [layer.register_forward_hook(count) for layer in layers]
-            training = forward = 0.0
+            taught = found[-1][1] if found and "kd" in method.loss_parts else 0.0
+            training, forward = taught, 0.0
             network.eval()(torch.zeros(1, 3, side, side))
             found.append((training, forward))
             for hook in hooks:

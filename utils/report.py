@@ -47,7 +47,7 @@ from utils.catalog import find_backbone
 from utils.config import EXPS_DIR, SETTINGS, Config
 from utils.files import explain, write_file
 from utils.logbook import duration
-from utils.metrics import area_under_curve
+from utils.metrics import HEADLINES, area_under_curve
 from utils.plots import SeedCurve, draw_area, draw_seed_curves
 from utils.runs import (
     NO_RESULT,
@@ -85,6 +85,10 @@ WORDS = (
     "denominator). exemplars: held at the end. MB (2^20 bytes): float32 convolution and BatchNorm "
     "weights and the exemplar budget as uint8 images, as published budgets count. time: mean of "
     "one run."
+)
+HEADLINE_WORDS = (
+    "headline: the accuracy that a method is quoted by, which its published number is compared "
+    "with: of {} that of NME, else of CNN."
 )
 
 
@@ -132,6 +136,11 @@ class Group:
         return Cost.after(*names, run.task_sizes, run.budget, self.config["image_size"])
 
     @property
+    def headline(self) -> tuple[str, str]:
+        """Average and last accuracy that its method is quoted by, as summary.json calls them."""
+        return self.runs[0].headline
+
+    @property
     def stopped(self) -> bool:
         """Whether the runs stopped before the last task of the split."""
         return self.runs[0].tasks < self.runs[0].tasks_total
@@ -140,10 +149,25 @@ class Group:
         """Return mean and deviation of a number in summary.json."""
         return Spread.over(run.summary[key] for run in self.runs)
 
+    def compared(self) -> dict[str, Spread]:
+        """Return what published results are compared with; by NME there is no forgetting."""
+        keys = (*self.headline, "forgetting")
+        ours = dict(zip(COMPARED, map(self.over_runs, keys), strict=True))
+        if self.headline != HEADLINES["cnn"]:
+            ours["forgetting"] = Spread(None, None)
+        return ours
+
     def exemplars(self) -> str:
         """Return the number of exemplars held, or the range where runs differ."""
         held = [run.summary["exemplars"] for run in self.runs]
         return str(held[0]) if len(set(held)) == 1 else f"{min(held)}-{max(held)}"
+
+
+def _quoted(groups: Iterable[Group]) -> tuple[str, str]:
+    """Return how columns name what groups are quoted by, and what is to be said of it in words."""
+    methods = [group.runs[0].method for group in groups]
+    by_nme = dict.fromkeys(each.title for each in methods if each.headline == "nme")
+    return ("headline", HEADLINE_WORDS.format(", ".join(by_nme)) + "\n") if by_nme else ("CNN", "")
 
 
 def group_runs(runs: Iterable[Run]) -> tuple[list[Group], list[tuple[Run, str]]]:
@@ -198,8 +222,9 @@ def results_report(runs: list[Run], compare: bool, titles: bool = True) -> dict[
     differ = any(differences)
     header = ["setting", "method", *["told apart by"] * differ, "n", *MEASURES.values()]
     header += ["exemplars", "MB", "time"]
+    by, in_words = _quoted(groups)
     for key in compared:
-        header += [f"published CNN {COMPARED[key]}", "difference"]
+        header += [f"published {by} {COMPARED[key]}", "difference"]
     rows, details = [], []
     for number, (group, row) in enumerate(zip(groups, rows_published, strict=True), 1):
         method, *setting = _short(group)
@@ -214,13 +239,14 @@ def results_report(runs: list[Run], compare: bool, titles: bool = True) -> dict[
             duration(group.over_runs("seconds").mean),
         ]
         for key in compared:
-            theirs, ours = getattr(row, COMPARED[key], None), group.over_runs(key).mean
+            theirs, ours = getattr(row, COMPARED[key], None), group.compared()[key].mean
             known = theirs is not None and ours is not None
             cells += [f"{theirs:.2f}", f"{ours - theirs:+.2f}"] if known else ["-", "-"]
         rows.append(cells)
         details.append(_details(number, group))
     text = [markdown_text(header, rows), WORDS + "\n", *details]
     if compare:
+        text[2:2] = [in_words] * bool(in_words)
         text.append(_published_beside(groups))
     if left_out:
         text.append(f"Not averaged:\n\n{_listed(left_out)}")
@@ -312,7 +338,8 @@ def _results_csv(
     for key in MEASURES:
         header += [f"{_csv_name(key)}_mean", f"{_csv_name(key)}_sd"]
     header += ["exemplars", "exemplar_budget", "tasks", "total_mb", "stored_mb", "seconds_mean"]
-    header += [f"published_cnn_{name}" for name in COMPARED.values()]
+    by, _ = _quoted(groups)
+    header += [f"published_{by.lower()}_{name}" for name in COMPARED.values()]
     rows = []
     for group, difference, row in zip(groups, differences, rows_published, strict=True):
         method, *setting = _short(group)
@@ -361,7 +388,7 @@ def _curve_pictures(groups: list[Group], differences: list[str], titles: bool) -
     by_split: dict[str, list[_Row]] = {}
     for number, (group, difference) in enumerate(zip(groups, differences, strict=True), 1):
         run = group.runs[0]
-        if all(_top1(each) for each in group.runs):
+        if all(each.curve for each in group.runs):
             key = f"{_split(run)} {run.summary['task_sizes']} {run.config.get('_data')}"
             name = [*_short(group), *([difference] if difference else [])]
             by_split.setdefault(key, []).append(_Row(number, group, name))
@@ -396,7 +423,8 @@ def _seed_curves(rows: list[_Row], titles: bool = True) -> "Figure":
         name = ", ".join([method, *(part for part in parts if part not in common)])
         if len(name) > LONGEST_LABEL:
             name = f"{method}, row {number} of the table"
-        curve = SeedCurve(name, [_top1(run) for run in group.runs])
+        by = group.runs[0].method.headline.upper()
+        curve = SeedCurve(name, [run.curve for run in group.runs], by=by)
         theirs = published.find(group.config)
         tasks = group.runs[0].tasks
         if theirs and theirs.curve and theirs not in published_before and tasks > 1:
@@ -408,11 +436,6 @@ def _seed_curves(rows: list[_Row], titles: bool = True) -> "Figure":
     return draw_seed_curves(
         classes_seen, curves, title=", ".join([split, *common]) if titles else ""
     )
-
-
-def _top1(run: Run) -> list[float]:
-    """Return the classifier's accuracy after each task; nothing where it is not noted."""
-    return run.summary.get("curves", {}).get("cnn_top1", [])
 
 
 # --- The performance-memory curve -----------------------------------------------------------------
@@ -431,6 +454,11 @@ class Curve:
     def whole(self) -> bool:
         """Whether there is an area under it."""
         return not self.missing and len(self.points) > 1
+
+    @property
+    def headline(self) -> tuple[str, str]:
+        """Average and last accuracy that its method is quoted by, as summary.json calls them."""
+        return self.groups[0].headline
 
     def accuracies(self, key: str) -> list[Spread]:
         """Return mean and deviation of a number in summary.json at each point."""
@@ -458,7 +486,7 @@ class Curve:
         Accuracy over nominal MB. The published table's exact formula cannot be recovered: it
         prints slightly less.
         """
-        return self.accuracies("average_accuracy")[index].mean / self.points[index].nominal_mb
+        return self.accuracies(self.headline[0])[index].mean / self.points[index].nominal_mb
 
 
 def find_curves(runs: list[Run]) -> tuple[list[Curve], list[tuple[Run, str]]]:
@@ -562,7 +590,8 @@ def area_report(runs: list[Run], compare: bool, titles: bool = True) -> dict[str
         areas = _area_rows(curve, compare) if curve.whole else []
         title = f"{number}: {curve.name}" if len(curves) > 1 else curve.name
         measured = [[*row, *map(str, each)] for row, each in zip(rows, spreads, strict=True)]
-        tables = [(POINT_HEADER, measured), *([(AREA_HEADER, areas)] if areas else [])]
+        tables = [(POINT_HEADER, measured)]
+        tables += [(_area_header(curve.groups), areas)] if areas else []
         text += [f"{title}\n", *(markdown_text(*each) for each in tables)]
         text += [*_no_area(curve), _curve_details(curve)]
         latex += [latex_text(*each) for each in tables]
@@ -573,7 +602,8 @@ def area_report(runs: list[Run], compare: bool, titles: bool = True) -> dict[str
         ]
         suffix = f"_{number}" if len(curves) > 1 else ""
         files |= pictures.picture_files(f"auc{suffix}", partial(_area_picture, curve, titles))
-    text.append(AREA_WORDS)
+    every = [group for curve in curves for group in curve.groups]
+    text += [AREA_WORDS, *filter(None, [_quoted(every)[1]])]
     if left_out:
         text.append(f"Not used:\n\n{_listed(left_out)}")
     columns = [f"{_csv_name(key)}_{what}" for key in AT_POINTS for what in ("mean", "sd")]
@@ -581,7 +611,7 @@ def area_report(runs: list[Run], compare: bool, titles: bool = True) -> dict[str
     names = ["curve", "backbone", "nominal_mb", "exact_mb", "exemplars", "n"]
     files["auc.md"] = "\n".join(text)
     files["auc.csv"] = csv_text([*names, *columns], raw)
-    files["auc_areas.csv"] = csv_text(["curve", *AREA_HEADER], raw_areas)
+    files["auc_areas.csv"] = csv_text(["curve", *_area_header(every)], raw_areas)
     files["auc.tex"] = "\n".join(latex)
     return files
 
@@ -617,7 +647,7 @@ def _no_area(curve: Curve) -> list[str]:
 
 
 def _area_picture(curve: Curve, titles: bool = True) -> "Figure":
-    keys = {"average": "average_accuracy", "last": "last_accuracy"}
+    keys = dict(zip(("average", "last"), curve.headline, strict=True))
     accuracies = {name: curve.accuracies(key) for name, key in keys.items()}
     rows = [published.find(group.config) for group in curve.groups]
     _, _, *told = curve.name.split(", ")  # method and split stand in the words
@@ -626,22 +656,24 @@ def _area_picture(curve: Curve, titles: bool = True) -> "Figure":
         {name: ([s.mean for s in each], [s.sd for s in each]) for name, each in accuracies.items()},
         areas={name: curve.area(key).mean for name, key in keys.items()} if curve.whole else {},
         reference={name: [getattr(row, name, None) for row in rows] for name in keys},
+        by=curve.groups[0].runs[0].method.headline.upper(),
         title=", ".join([words_of(curve.groups[0].config), *told]) if titles else "",
     )
 
 
-AREA_HEADER = ["area", "AUC-A (CNN average)", "AUC-L (CNN last)", "APM-S", "APM-E"]
+def _area_header(groups: Iterable[Group]) -> list[str]:
+    by, _ = _quoted(groups)
+    return ["area", f"AUC-A ({by} average)", f"AUC-L ({by} last)", "APM-S", "APM-E"]
 
 
 def _area_rows(curve: Curve, compare: bool) -> list[list[str]]:
-    """Return the rows under AREA_HEADER: ours over nominal and exact MB, and the published ones."""
-    keys = ("average_accuracy", "last_accuracy")
+    """Return the rows under `_area_header`: ours over nominal, exact MB, and the published ones."""
     apm = [curve.per_mb(0), curve.per_mb(-1)]
-    ours = [curve.area(key) for key in keys]
+    ours = [curve.area(key) for key in curve.headline]
     shown = [*(str(area) for area in ours), *(f"{value:.2f}" for value in apm)]
     rows = [
         ["over nominal MB", *shown],
-        ["over exact MB", *(str(curve.area(key, exact=True)) for key in keys), "-", "-"],
+        ["over exact MB", *(str(curve.area(key, exact=True)) for key in curve.headline), "-", "-"],
     ]
     run = curve.groups[0].runs[0]
     for area in published.areas() if compare else ():

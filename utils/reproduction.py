@@ -137,7 +137,7 @@ def _measured(
     group: "Group", theirs: published.Published | None, config: Mapping[str, Any]
 ) -> list[str]:
     """Return the cells that say what we measured."""
-    ours = [group.over_runs(key) for key in ("average_accuracy", "last_accuracy")]
+    ours = [group.over_runs(key) for key in group.headline]
     seeds = ", ".join(f"{run.seeds[0]}/{run.seeds[1]}" for run in group.runs)
     where = "; ".join(dict.fromkeys(hardware(run) for run in group.runs))
     other = [
@@ -179,7 +179,7 @@ def _areas(curves: list["Curve"]) -> list[list[str]]:
             curve for curve in curves if tuple(curve.groups[0].config[key] for key in keys) == split
         ]
         for curve in ours:
-            both = [curve.area(key) for key in ("average_accuracy", "last_accuracy")]
+            both = [curve.area(key) for key in curve.headline]
             difference = "-"
             if theirs:
                 means = (area.mean for area in both)

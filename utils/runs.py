@@ -14,8 +14,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from models.methods import Method, find_method
 from utils.config import EXPS_DIR, SETTINGS, resolve
 from utils.files import read_json
+from utils.metrics import HEADLINES
 from utils.settings import RESULTS, SWITCH, entries, number, or_none, several, whole
 
 PUBLISHED = EXPS_DIR.parent / "logs" / "published"
@@ -28,14 +30,17 @@ NO_RESULT = frozenset(
 PERCENT = number("a percentage", lambda value: 0 <= value < 100.001)
 FORGETTING = or_none(number("a number from -100 to 100", lambda value: abs(value) < 100.001))
 TASK_SIZES = several("the classes of each task", whole(1), lambda sizes: 0 < sum(sizes) <= 10**6)
-DRAWN = ("classes_seen", "cnn_top1", "nme_top1")  # the curves that pictures show
+_NUMBERS = number("", lambda _: True)
+# The curves that pictures show.
+DRAWN = dict.fromkeys(("classes_seen", "cnn_top1"), several("numbers", _NUMBERS))
+DRAWN["nme_top1"] = several("numbers, or null", or_none(_NUMBERS))  # null without exemplars
 # What summary.json must hold for a run to be counted.
 SUMMARY = entries(
     {
         "average_accuracy": PERCENT,
         "last_accuracy": PERCENT,
-        "average_nme_accuracy": PERCENT,
-        "last_nme_accuracy": PERCENT,
+        "average_nme_accuracy": or_none(PERCENT),
+        "last_nme_accuracy": or_none(PERCENT),
         "forgetting": FORGETTING,
         "finished": SWITCH,
         "tasks_finished": whole(1),
@@ -44,7 +49,7 @@ SUMMARY = entries(
         "exemplars": number("a number of at least 0", lambda value: value >= 0),
         "seconds": number("a time below 300 years", lambda value: 0 <= value < 1e10),
     },
-    {"curves": entries(dict.fromkeys(DRAWN, several("numbers", number("", lambda _: True))))},
+    {"curves": entries(DRAWN)},
 )
 
 
@@ -56,6 +61,21 @@ class Run:
     config: dict[str, Any]  # every setting; empty when it cannot be read
     summary: dict[str, Any]  # content of summary.json; empty before the first task is finished
     unfinished: str  # why it is not finished, in words; empty when it is
+
+    @property
+    def method(self) -> Method:
+        """The row of its method."""
+        return find_method(self.config["model_name"])
+
+    @property
+    def headline(self) -> tuple[str, str]:
+        """What it is quoted by: average and last accuracy, as summary.json calls them."""
+        return HEADLINES[self.method.headline]
+
+    @property
+    def curve(self) -> list[float]:
+        """The accuracy it is quoted by after each task; nothing where it is not noted."""
+        return self.summary.get("curves", {}).get(f"{self.method.headline}_top1", [])
 
     @property
     def tasks(self) -> int:
@@ -179,7 +199,7 @@ def words_of(config: Mapping[str, Any]) -> str:
     data = _DATA_SETS.get(config["dataset"]) or Path(config["data_dir"]).name or "own images"
     first, later = config["init_cls"], config["increment"]
     split = f"Base{0 if first == later else first} Inc{later}"
-    return f"{config['model_name'].upper()}, {data}, {split}"
+    return f"{find_method(config['model_name']).title}, {data}, {split}"
 
 
 def _sizes(task_sizes: Sequence[int]) -> str:
@@ -243,7 +263,7 @@ def read_run(folder: Path) -> Run:
     if not wrong:
         try:
             SUMMARY.check(summary)
-            _require_fitting(summary)
+            _require_fitting(summary, find_method(config["model_name"]))
         except ValueError as error:
             wrong = f"summary.json {error}"
     if wrong:
@@ -253,13 +273,17 @@ def read_run(folder: Path) -> Run:
     return Run(folder, config, summary, said)
 
 
-def _require_fitting(summary: Mapping[str, Any]) -> None:
-    """Raise ValueError if the numbers in a summary.json contradict each other."""
+def _require_fitting(summary: Mapping[str, Any], method: Method) -> None:
+    """Raise ValueError if the numbers in a summary.json contradict each other or the method."""
     done, total = summary["tasks_finished"], summary["tasks_total"]
     if not done <= total == len(summary["task_sizes"]):
         raise ValueError(f"has {done} of {total} tasks finished, but task_sizes of another number")
     if "curves" in summary and any(len(summary["curves"][name]) != done for name in DRAWN):
         raise ValueError("has curves of another number of tasks than finished")
+    of_nme = [summary[key] for key in HEADLINES["nme"]]
+    of_nme += summary.get("curves", {}).get("nme_top1", [])
+    if method.exemplars and None in of_nme:
+        raise ValueError(f"has no NME for every task, but {method.title} keeps exemplars")
 
 
 def as_computed(run: Run) -> Run:
