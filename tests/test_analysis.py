@@ -178,7 +178,7 @@ def test_what_cannot_be_used_is_a_sentence(run_dir, tmp_path, capsys, case):
         folder = folder / "curves.csv"
     elif case == "other method":
         config = json.loads((folder / "config.json").read_text())
-        (folder / "config.json").write_text(json.dumps({**config, "model_name": "der"}))
+        (folder / "config.json").write_text(json.dumps({**config, "model_name": "x"}))
         words = ["config.json", "model_name"]
     elif case == "other task":
         shutil.copy(folder / "task_1.pt", folder / "task_4.pt")

@@ -76,7 +76,7 @@ def test_unknown_backbone_is_refused():
 # --- Every line that the authors' calculator prints -----------------------------------------------
 
 SPLIT = {"cifar100": (10, 10), "imagenet100": (50, 5)}  # of `-p auc`
-METHOD = {"memo": "memo", "der": "der", "icarl": "single"}
+METHOD = {"memo": "memo", "der": "der", "icarl": "icarl"}
 
 
 def published_lines():
@@ -182,16 +182,37 @@ def test_what_is_stored_is_the_size_of_the_network(name, task_sizes):
     assert Cost.after("memo", "cifar100", name, task_sizes, 0).true_model_bytes == stored
 
 
-def test_a_single_backbone_stores_itself_and_a_classifier():
-    cost = Cost.after("single", "cifar100", "resnet32", [10] * 10, 1)
+@pytest.mark.parametrize("method", ["finetune", "replay", "icarl", "wa"])
+def test_a_single_backbone_stores_itself_and_a_classifier(method):
+    cost = Cost.after(method, "cifar100", "resnet32", [10] * 10, 1)
     assert cost.uncounted_bytes == 4_136 + 5_200 + (64 + 1) * 100 * 4
     assert cost.true_total_bytes == 3072 + 463_504 * 4 + cost.uncounted_bytes
 
 
-def test_every_method_that_runs_has_a_budget():
-    assert set(catalog.METHODS) <= set(budget.METHODS)
-    with pytest.raises(ValueError, match=r"'finetune' is not known.*utils/budget.py"):
-        budget.count_weights("finetune", "resnet32", 3)
+def test_der_stores_a_backbone_a_task_and_an_auxiliary_head():
+    cost = Cost.after("der", "cifar100", "resnet32", [10, 10, 5], 1)
+    assert cost.weights == 3 * 463_504
+    heads = (3 * 64 + 1) * 25 + (64 + 1) * (5 + 1)
+    assert cost.uncounted_bytes == 3 * (4_136 + 5_200) + heads * 4
+
+
+def test_an_unknown_method_is_named_with_the_nearest():
+    with pytest.raises(ValueError, match=r"^there is no method 'replai': did you mean replay"):
+        budget.count_weights("replai", "resnet32", 3)
+    with pytest.raises(ValueError, match=r"^there is no method 'x': known are memo"):
+        granted_memory("fair", "cifar100", "resnet32", 10, 10, method="x")
+
+
+def test_the_command_has_a_row_for_each_network(capsys):
+    assert main(["--dataset", "cifar100"]) == 0
+    said = capsys.readouterr().out
+    rows = [line.split("|")[1].strip() for line in said.splitlines() if line[:1] == "|"]
+    assert rows[2:] == ["MEMO", "DER", "single backbone"]
+
+
+def test_a_method_without_exemplars_is_granted_none():
+    for prefix in ("benchmark", "fair", "auc"):
+        assert granted_memory(prefix, "cifar100", "resnet32", 10, 10, method="finetune") == 0
 
 
 # --- The performance-memory curve -----------------------------------------------------------------
@@ -205,6 +226,24 @@ def test_the_points_of_the_published_curve():
     points = curve_points("imagenet100", 50, 5)
     assert [p.nominal_mb for p in points] == [329, 493, 755, 872, 1180, 1273]
     assert all(abs(p.nominal_mb - p.exact_mb) < 1.1 for p in points)
+
+
+@pytest.mark.parametrize(
+    ("method", "split", "kept"),
+    [
+        ("replay", ("cifar100", 10, 10), [2000, 3634, 4900, 6165, 7431]),
+        ("icarl", ("imagenet100", 50, 5), [2000, 3136, 4969, 5779, 7924, 8574]),
+        ("der", ("cifar100", 10, 10), [2096, 2000, 2000, 2000, 2000]),
+        ("der", ("imagenet100", 50, 5), [2032, 2000, 2000, 2000, 2000, 2000]),
+    ],
+)
+def test_the_points_of_the_other_methods_stand_at_the_same_budgets(method, split, kept):
+    points, memo = curve_points(*split, method=method), curve_points(*split)
+    assert [p.memory_size for p in points] == kept
+    assert [(p.backbone, p.nominal_mb) for p in points] == [
+        (p.backbone, p.nominal_mb) for p in memo
+    ]
+    assert all(abs(p.exact_mb - m.exact_mb) < 0.25 for p, m in zip(points, memo, strict=True))
 
 
 def test_the_points_of_another_split_are_computed():

@@ -9,7 +9,6 @@ from utils.catalog import (
     BACKBONES,
     DATASETS,
     FOLDER_DATASETS,
-    METHODS,
     find_backbone,
 )
 
@@ -81,4 +80,3 @@ def test_data_sets():
         "folder": 0,  # open
     }
     assert set(FOLDER_DATASETS) <= set(DATASETS)
-    assert METHODS == ("memo",)

@@ -8,11 +8,13 @@ from contextlib import suppress
 from dataclasses import fields, replace
 
 import pytest
-from conftest import REPOSITORY, run_program
+from conftest import REPOSITORY, load_golden, run_program
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from utils.catalog import BACKBONES, DATASETS, METHODS
+from models.methods import METHODS
+from utils.budget import POINTS
+from utils.catalog import BACKBONES, DATASETS
 from utils.config import (
     OPTIONS,
     SETTINGS,
@@ -75,6 +77,7 @@ OTHER_VALUES = {  # for every setting, a flag and the JSON value it stands for
     "dataset": ("--dataset synthetic", "synthetic"),
     "model_name": ("-model memo", "memo"),
     "convnet_type": ("-net conv2", "memo_conv2"),
+    "point": ("-model replay -p auc --point conv2", "conv2"),
     "init_cls": ("-init 20", 20),
     "increment": ("-incre 20", 20),
     "seed": ("--seed 1993 1 2", [1993, 1, 2]),
@@ -92,6 +95,7 @@ OTHER_VALUES = {  # for every setting, a flag and the JSON value it stands for
     "init_checkpoint": ("--init_checkpoint first.pt", "first.pt"),
     "batch_size": ("--batch_size 16", 16),
     "scheduler": ("--scheduler cosine", "cosine"),
+    "init_scheduler": ("--init_scheduler cosine", "cosine"),
     "init_epoch": ("--init_epoch 8", 8),
     "init_lr": ("--init_lr 1e-2", 0.01),
     "init_milestones": ("--init_milestones 4 6", [4, 6]),
@@ -303,9 +307,11 @@ BAD_JSON_VALUES = [  # key, wrong value, what the message says would be right
     ("prefix", 1, "one of benchmark, fair, auc, got 1"),
     ("dataset", "cifar1000", "did you mean cifar100?"),
     ("dataset", None, "got null"),
-    ("model_name", "der", 'must be memo, got "der"'),
+    ("model_name", "finetun", "there is no method 'finetun': did you mean finetune?"),
+    ("model_name", ["memo"], 'must be one of memo, der, finetune, replay, icarl, wa, got ["memo"]'),
     ("convnet_type", "memo_resnet33", "there is no backbone 'memo_resnet33': did you mean"),
     ("convnet_type", 32, "the name of a backbone"),
+    ("point", "resnet33", "there is no backbone 'resnet33': did you mean resnet32?"),
     ("init_cls", 0, "a whole number of at least 1, got 0"),
     ("init_cls", -10, "a whole number of at least 1, got -10"),
     ("init_cls", 10.0, "a whole number of at least 1, got 10.0"),
@@ -339,6 +345,7 @@ BAD_JSON_VALUES = [  # key, wrong value, what the message says would be right
     ("batch_size", 0, "a whole number of at least 1"),
     ("batch_size", 1.5, "a whole number of at least 1"),
     ("scheduler", "step", "did you mean steplr?"),
+    ("init_scheduler", "step", "did you mean steplr?"),
     ("init_epoch", 0, "a whole number of at least 1"),
     ("init_lr", 0, "a number above 0"),
     ("init_lr", float("inf"), "a number above 0, got Infinity"),
@@ -420,7 +427,9 @@ BAD_FLAGS = [  # the words typed, what the one message says
     ("--train_base yes", '"yes" cannot be understood'),
     ("--train_base=yes", '--train_base: takes no value, got "yes"'),
     ("fast", '"fast" cannot be understood'),
-    ("-model der", "-model: must be memo"),
+    ("-model x", "-model: there is no method 'x': known are memo, der, finetune, replay, icarl"),
+    ("-model x -ms auto", "-model: there is no method 'x': known are memo, der, finetune, replay"),
+    ("-model x --help", "-model: there is no method 'x'"),
     ("--config", "--config: must be the path of a JSON file, got nothing"),
     ("--epoch 5", "--epoch: there is no such flag; did you mean --epochs?"),
     ("--memory-size 5", "--memory-size: there is no such flag; did you mean --memory_size?"),
@@ -686,7 +695,7 @@ def test_what_an_older_program_did_not_know_counts_as_its_default_resolved():
     ("change", "says"),
     [
         ({"seed": []}, "seed must be different whole numbers"),
-        ({"model_name": "der"}, 'model_name: must be memo, got "der"'),
+        ({"model_name": "x"}, "model_name: there is no method 'x': known are memo, der"),
         ({"device": {}}, "device: must be different GPU ids"),
         ({"_seeds": 7.5}, "_seeds must be different whole numbers"),
         ({"_call": []}, "_call must be text"),
@@ -697,6 +706,195 @@ def test_what_an_older_program_did_not_know_counts_as_its_default_resolved():
 def test_what_a_run_says_of_itself_is_checked(change, says):
     with pytest.raises(ValueError, match="^" + re.escape(says)):
         resolve(Config().to_dict() | change)
+
+
+# --- Of which method a setting is ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_what_is_printed_of_a_method_is_its_own_and_gives_the_same_again(method, load):
+    config, warnings, _ = load(f"-model {method}")
+    assert warnings == []
+    assert config.model_name == method
+    printed = json.loads(config.to_json())
+    own = {key for key, each in SETTINGS.items() if not each.of or method in each.of}
+    assert {key for key in printed if key[0] != "_"} == own == set(config.to_dict())
+    assert load("", **printed)[0] == config == Config.from_dict(config.to_dict())
+    assert resolve(config.to_dict()) == config.to_dict()
+
+
+def test_whose_the_settings_are():
+    whose = {key: each.of for key, each in SETTINGS.items() if each.of}
+    with_exemplars = ("memo", "der", "replay", "icarl", "wa")
+    assert whose == {
+        "point": ("replay", "icarl", "wa"),
+        "fixed_memory": with_exemplars,
+        "memory_per_class": with_exemplars,
+        "train_base": ("memo",),
+        "train_adaptive": ("memo",),
+        "alpha_aux": ("memo", "der"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("typed", "in_file", "says"),
+    [
+        (
+            "-model replay --train_base",
+            {},
+            "--train_base: it is a setting of memo; replay has no such setting; leave it out",
+        ),
+        ("-model wa --no-train_base", {}, "--no-train_base: it is a setting of memo; wa has no"),
+        ("-model finetune --fixed_memory", {}, "setting of memo, der, replay, icarl, wa; finetune"),
+        ("-model der --point conv2", {}, "--point: it is a setting of replay, icarl, wa; der has"),
+        ("", {"model_name": "icarl", "alpha_aux": 1.0}, "x.json: alpha_aux: it is a setting of m"),
+        ("-model der", {"train_adaptive": False}, "x.json: train_adaptive: it is a setting of mem"),
+    ],
+)
+def test_a_setting_of_another_method_is_refused(typed, in_file, says, problems_of):
+    (problem,) = problems_of(typed, **in_file)
+    assert says in problem
+
+
+def test_a_setting_of_another_method_is_one_problem_of_several(problems_of):
+    with pytest.raises(ConfigError, match=r"^train_base: it is a setting of memo; wa has no such"):
+        Config.from_dict({"model_name": "wa", "memory_size": 7431, "train_base": True})
+    problems = problems_of("-model wa --alpha_aux 2 --lrate 0 -init 101")
+    assert [problem.split(":")[0] for problem in problems] == ["--lrate", "--alpha_aux", "-init"]
+
+
+@pytest.mark.parametrize(
+    ("method", "typed", "is_"),
+    [
+        ("memo", "resnet20_cifar", "memo_resnet20_cifar"),
+        ("memo", "memo_resnet20_cifar", "memo_resnet20_cifar"),
+        ("der", "memo_resnet20_cifar", "resnet20_cifar"),
+        ("replay", "resnet20_cifar", "resnet20_cifar"),
+    ],
+)
+def test_backbones_are_called_memo_something_for_memo_only(method, typed, is_, load):
+    assert load(f"-model {method} -net {typed}")[0].convnet_type == is_
+    assert Config(model_name=method, convnet_type=typed).convnet_type == is_
+
+
+def test_methods_are_called_by_their_names_in_capitals_or_not(load):
+    assert load("-model iCaRL")[0].model_name == "icarl"
+
+
+def test_help_of_a_method_lists_its_settings_and_says_whose_they_are_otherwise():
+    every, replay = help_text(), help_text(["-model", "replay", "--help"])
+    assert replay == help_text(["--help", "-model", "replay"]) == help_text(["-model=Replay", "-h"])
+    for flag, whose in (("train_base", "[memo]"), ("alpha_aux", "[memo, der]")):
+        (line,) = (line for line in every.splitlines() if flag in line)
+        assert line.endswith(whose)
+        assert flag not in replay
+    assert "--[no-]fixed_memory" in replay
+    assert "fixed_memory" not in help_text(["-model", "finetune", "--help"])
+    assert "only memo)" in help_text(["--help", "train_base"])
+    assert "-model" in help_text(["--help", "-model"])
+    (row,) = (row for row in markdown_table().splitlines() if "`alpha_aux`" in row)
+    assert "(only memo, der)" in row
+
+
+# --- Memory and schedules of the methods ----------------------------------------------------------
+
+
+@pytest.mark.parametrize("prefix", ["benchmark", "fair", "auc"])
+def test_finetune_keeps_nothing(prefix, load, problems_of):
+    for typed in ("", "-ms 0", "-ms auto"):
+        config, warnings, _ = load(f"-model finetune -p {prefix} {typed}")
+        assert (config.memory_size, warnings) == (0, [])
+        assert load("", **json.loads(config.to_json()))[0] == config
+    assert load("", model_name="finetune", init_cls=50)[0].memory_size == 0
+    for typed in ("-ms 2000", "-ms 3312"):
+        (problem,) = problems_of(f"-model finetune -p {prefix} {typed}")
+        assert problem.startswith("-ms: finetune keeps no exemplars, got ")
+
+
+def granted_lines():
+    """Yield (flags, exemplars) for every line of the budgets computed by hand of the papers."""
+    budgets = load_golden("methods/budgets.json")
+    family = {"cifar100": ("resnet32", 10, 10), "imagenet100": ("resnet18", 50, 5)}
+    for table in budgets["fair"]:
+        data, first, later = table["dataset"], table["init"], table["increment"]
+        for row in table["rows"]:
+            own = row["method"] if row["method"] == "DER" else "replay"
+            split = f"-init {first} -incre {later}"
+            yield f"-model {own} -p fair --dataset {data} -net {row['backbone']} {split}", row
+    for table in budgets["auc"]:
+        data = table["dataset"]
+        reference, first, later = family[data]
+        der, single = table["rows"]
+        split = f"-p auc --dataset {data} -init {first} -incre {later}"
+        point = POINTS[DATASETS[data].image_size][table["point"] - 1]
+        yield f"-model DER {split} -net {point}", der
+        for method in ("replay", "icarl", "wa"):
+            yield f"-model {method} {split} -net {reference} --point {point}", single
+
+
+@pytest.mark.parametrize(("typed", "row"), list(granted_lines()), ids=str)
+def test_auto_keeps_what_the_protocol_grants_each_method(typed, row, load):
+    config, warnings, _ = load(f"{typed} -ms auto")
+    assert (config.memory_size, warnings) == (row["exemplars"], [])
+
+
+@pytest.mark.parametrize("method", ["memo", "der", "replay", "icarl", "wa"])
+def test_the_benchmark_grants_each_method_the_same(method, load):
+    assert load(f"-model {method} -p benchmark -ms auto")[0].memory_size == 2000
+
+
+@pytest.mark.parametrize("held", [7400, 7431])
+def test_what_script_or_formula_say_is_not_warned_of(held, load):
+    assert load(f"-model wa -ms {held}")[1] == []
+    assert len(load(f"-model wa -ms {held + 1}")[1]) == 1
+
+
+@pytest.mark.parametrize(
+    ("typed", "says"),
+    [
+        (
+            "-model wa -p auc -net conv2",
+            "-net: under `auc`, wa keeps resnet32 at every budget",
+        ),
+        ("-model wa --point conv2", "--point: it names a budget of `auc`, but prefix is fair"),
+        ("-model wa -p auc --point conv4", "--point: conv4 is no point of the curve of resnet32"),
+        ("-model wa -p auc --point conv3", "--point: there is no backbone 'conv3'"),
+        ("-model wa -p auc -ms auto --point conv2 -init 1 -incre 1", ""),
+    ],
+)
+def test_a_point_names_a_budget_of_the_curve(typed, says, load, problems_of):
+    if says:
+        (problem,) = problems_of(typed)
+        assert problem.startswith(says)
+    else:
+        assert load(typed)[0].memory_size == 2000
+
+
+def test_a_point_left_open_is_that_of_the_reference_network(load):
+    config, warnings, _ = load("-model wa -p auc -ms auto")
+    assert (config.point, config.memory_size, warnings) == ("resnet32", 7431, [])
+    assert load("-model wa")[0].point is None
+
+
+def test_the_first_task_has_its_own_schedule_or_that_of_the_others(load):
+    config, _, _ = load("-model finetune")
+    assert (config.init_scheduler, config.scheduler) == ("cosine", "steplr")
+    assert load("--scheduler cosine")[0].init_scheduler == "cosine"
+    assert load("--scheduler cosine --init_scheduler steplr")[0].init_scheduler == "steplr"
+    # A milestone that is not reached matters where there are steps.
+    late = "--init_epoch 100 --epochs 120"
+    (warning,) = load(f"{late} --init_scheduler cosine")[1]
+    assert "at 120, 150 of milestones" in warning
+    (warning,) = load(f"{late} --scheduler cosine --init_scheduler steplr")[1]
+    assert "at 120, 170 of init_milestones" in warning
+
+
+def test_a_run_from_before_the_schedule_of_the_first_task_goes_on():
+    settings = Config(scheduler="cosine")
+    old = {key: value for key, value in settings.to_dict().items() if key != "init_scheduler"}
+    assert changed_keys(resolve(old), settings.to_dict()) == []
+    other = replace(settings, init_scheduler="steplr").to_dict()
+    assert changed_keys(resolve(old), other) == ["init_scheduler"]
 
 
 # --- What is warned of ----------------------------------------------------------------------------

@@ -226,7 +226,9 @@ def test_rows_of_the_same_setting_are_told_apart(tmp_path):
     fake_run(tmp_path / "a", TEN)
     fake_run(tmp_path / "b", TEN, scheduler="cosine")
     report = results_report(find_runs([tmp_path]), False)["report.md"]
-    assert [row[2] for row in table(report)[1:]] == ["scheduler=steplr", "scheduler=cosine"]
+    assert [row[2] for row in table(report)[1:]] == [
+        f"scheduler={each}, init_scheduler={each}" for each in ("steplr", "cosine")
+    ]
     assert "2: other settings: scheduler=cosine" in report
 
 
@@ -542,6 +544,26 @@ def test_a_backbone_of_one_s_own_is_a_point_of_the_curve(
     assert area == pytest.approx(0.72 * 10 * 100_000 * 4 / 2**20)
 
 
+def test_a_method_with_one_backbone_stands_at_the_budgets_of_the_others(tmp_path):
+    for point, memory_size in zip(POINTS, [2000, 3634, 4900, 6165, 7431], strict=True):
+        settings = {"prefix": "auc", "convnet_type": "resnet32", "memory_size": memory_size}
+        fake_run(tmp_path / point[0], TEN, model_name="wa", point=point[0], **settings)
+    (curve,), left_out = find_curves(find_runs([tmp_path]))
+    assert (curve.whole, left_out) == (True, [])
+    assert [point.nominal_mb for point in curve.points] == [7.6, 12.4, 16.0, 19.8, 23.5]
+    exact = [round(point.exact_mb, 2) for point in curve.points]
+    assert exact == [7.63, 12.41, 16.12, 19.83, 23.54]
+    # 0.72 over 23.5 - 7.6 MB; published: 10.80
+    said = area_report(find_runs([tmp_path]), True)["auc.md"]
+    rows = {row[0]: row[1:] for row in table(said[said.index("| area") :])}
+    assert rows["over nominal MB"][0] == "11.45"
+    assert rows["difference from it (nominal)"][0] == "+0.65"
+    # The exemplars of one budget at another one are no point.
+    fake_run(tmp_path / "stray", TEN, model_name="wa", point="conv2", **settings)
+    _, ((_, reason),) = find_curves(find_runs([tmp_path]))
+    assert reason == "7431 exemplars, but its point of the curve has 2000"
+
+
 def test_runs_that_stopped_early_are_no_points(published_curve):
     fake_run(published_curve / "s", TEN[:3], prefix="auc", stop_after_task=3)
     (curve,), left_out = find_curves(find_runs([published_curve]))
@@ -646,7 +668,7 @@ def test_a_damaged_run_is_listed_with_the_reason_and_everything_else_goes_on(thr
     listed = said.split("Not averaged:")[1]
     for name in DAMAGES:
         assert re.search(f"^- .*/{name}: {name[:6]}.*json .", listed, flags=re.MULTILINE), name
-    assert re.search(r"model_name: .*coil", listed)
+    assert "model_name: there is no method 'coil': known are memo" in listed
     assert "config.json cannot be read (it is a pipe or a device, not a regular file)" in listed
     assert max(map(len, listed.splitlines())) < 500
     assert main(["--auc", str(three_seeds)]) == 2  # no run of that protocol, and no traceback

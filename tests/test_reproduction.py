@@ -36,6 +36,10 @@ def test_without_runs_every_published_setting_and_result_has_a_line(tmp_path):
     memo = [row for row in published.rows() if row.method == "memo"]
     said = {(row[2], row[3]) for row in rows}
     assert said >= {(str(row.memory_size), f"{row.average:.2f} / {row.last:.2f}") for row in memo}
+    by_file = {row[1].strip("`"): row for row in rows}
+    assert by_file["icarl.json"][0] == "iCaRL, CIFAR100 Base0 Inc10, fair, steps"
+    assert by_file["icarl.json"][2:4] == ["7431", "70.94 / 58.52"]
+    assert by_file["finetune.json"][2:4] == ["0", "26.25 / 9.09"]
     files = {path.name for path in EXPS_DIR.glob("*.json")} - {"memo.json", "quickstart.json"}
     areas = {"auc_cifar100_*.json", "auc_imagenet100_*.json"}
     named = [row[1].strip("`") for row in rows]
@@ -122,6 +126,22 @@ def test_a_file_without_a_published_result_is_compared_with_none(tmp_path):
     run_of(tmp_path / "run", "cifar100_b0_inc20_fair_steps", TEN[:5])
     (line,) = lines(tmp_path)
     assert (line["published average / last"], line["difference"]) == ("-", "-")
+
+
+@pytest.mark.parametrize(
+    ("name", "ours", "difference"),
+    [
+        ("wa", "72.00 / 62.00", "+2.45 / +2.74"),
+        ("der", "72.00 / 62.00", "+0.53 / +1.74"),
+        ("icarl", "71.00 / 61.00", "+0.06 / +2.48"),  # NME is its headline
+    ],
+)
+def test_a_run_of_another_method_fills_its_line(name, ours, difference, tmp_path):
+    run_of(tmp_path / "run", name)
+    run_of(tmp_path / "short", name, epochs=6)
+    (line,) = lines(tmp_path)
+    assert line["file in exps/"] == f"`{name}.json`"
+    assert (line["ours"], line["difference"]) == (ours, difference)
 
 
 def test_the_areas_need_every_budget(tmp_path):

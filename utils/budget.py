@@ -35,6 +35,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from models.methods import METHODS, find_method
 from utils.catalog import BACKBONES, DATASETS, Backbone, dataset_facts, find_backbone
 from utils.data_manager import split_classes
 from utils.settings import (
@@ -71,20 +72,13 @@ PUBLISHED_CURVES = {
     "cifar100": ((10, 10), (7.6, 12.4, 16.0, 19.8, 23.5)),
     "imagenet100": ((50, 5), (329.0, 493.0, 755.0, 872.0, 1180.0, 1273.0)),
 }
-# Methods by what they keep of a network: a trunk and a block per task; a backbone per task; one
-# backbone, as iCaRL, Replay, WA, BiC and their like do.
-METHODS = {
-    "memo": "MEMO",
-    "der": "DER",
-    "single": "single backbone",
-}
 
 
 def count_weights(method: str, backbone: str, tasks: int) -> int:
     """Return the convolution and BatchNorm weights of a method's network after `tasks` tasks.
 
     Raises:
-        ValueError: the method's network is not described here, or there is no such backbone.
+        ValueError: there is no such method or backbone.
     """
     net = find_backbone(backbone)
     trunks, blocks = _halves(method, tasks)
@@ -95,11 +89,11 @@ def count_uncounted_bytes(method: str, backbone: str, task_sizes: Sequence[int])
     """Return the bytes of a network that the published accounting leaves out.
 
     They are BatchNorm's running statistics (and its int64 batch counters), the classifier over all
-    classes, and, for the methods that grow, the auxiliary head of the last task over its classes
+    classes, and, for the methods with one, the auxiliary head of the last task over its classes
     and "any old class".
 
     Args:
-        method: a name in METHODS.
+        method: a name in models.methods.METHODS.
         backbone: a backbone's name, with or without "memo_".
         task_sizes: number of classes of each task learned.
 
@@ -110,7 +104,7 @@ def count_uncounted_bytes(method: str, backbone: str, task_sizes: Sequence[int])
     trunks, blocks = _halves(method, len(task_sizes))
     statistics = trunks * net.generalized_buffer_bytes + blocks * net.specialized_buffer_bytes
     heads = (blocks * net.feature_dim + 1) * sum(task_sizes)
-    if method != "single":
+    if find_method(method).aux_head:
         heads += (net.feature_dim + 1) * (task_sizes[-1] + 1)
     return statistics + heads * BYTES_PER_WEIGHT
 
@@ -130,7 +124,8 @@ def granted_memory(
         K = benchmark + floor((W - P) x 4 / image bytes)
 
     with P the method's weights and W those the protocol grants beside the benchmark's exemplars.
-    It may be negative, where a network alone is more than the protocol grants.
+    It may be negative, where a network alone is more than the protocol grants. For a method that
+    keeps no exemplars it is 0.
 
     Args:
         prefix: the protocol: benchmark, fair or auc.
@@ -139,7 +134,7 @@ def granted_memory(
         init_cls: classes of the first task.
         increment: classes of every later task (the last one may have fewer).
         classes: number of classes, when it is not the data set's usual one.
-        method: a name in METHODS.
+        method: a name in models.methods.METHODS.
         image_size: side of the images in pixels; needed for the data set `folder`, as is `classes`.
 
     Raises:
@@ -147,15 +142,16 @@ def granted_memory(
     """
     facts, net = dataset_facts(dataset, classes, image_size), find_backbone(backbone)
     tasks = len(split_classes(classes or facts.classes, init_cls, increment))
+    if not find_method(method).exemplars:
+        return 0
     if prefix == "benchmark":
         return facts.benchmark_exemplars
     granted = tasks * net.weights
     own = net.name
     if prefix == "auc":
-        reference = REFERENCE[family_of(net)]
-        own = reference if method == "single" else own
+        own = backbone_at(net.name, method)
         if net.name == POINTS[family_of(net)][0]:
-            granted = BACKBONES[reference].weights
+            granted = BACKBONES[REFERENCE[family_of(net)]].weights
     spare = (granted - count_weights(method, own, tasks)) * BYTES_PER_WEIGHT
     return facts.benchmark_exemplars + spare // facts.image_bytes
 
@@ -165,13 +161,22 @@ def family_of(net: Backbone) -> int:
     return 32 if net.image_size < 96 else 224
 
 
-class Point(NamedTuple):
-    """One point of the performance-memory curve."""
+def backbone_at(point: str, method: str) -> str:
+    """Return the backbone that a method has at a point of the performance-memory curve.
 
-    backbone: str
-    memory_size: int  # exemplars MEMO keeps there
+    Methods with a single backbone keep the reference network at every point.
+    """
+    row, net = find_method(method), find_backbone(point)
+    return REFERENCE[family_of(net)] if row.trunks == row.blocks == "one" else net.name
+
+
+class Point(NamedTuple):
+    """One point of a method's performance-memory curve."""
+
+    backbone: str  # whose budget it is; the method's own may be another
+    memory_size: int  # exemplars the method keeps there
     nominal_mb: float  # where it stands on the x axis
-    exact_mb: float  # what MEMO's weights and exemplars cost
+    exact_mb: float  # what its weights and exemplars cost
 
 
 def curve_points(
@@ -180,10 +185,11 @@ def curve_points(
     increment: int,
     classes: int | None = None,
     *,
+    method: str = "memo",
     image_size: int | None = None,
     backbones: Sequence[str] = (),
 ) -> list[Point]:
-    """Return the points of MEMO's performance-memory curve, the smallest budget first.
+    """Return the points of a method's performance-memory curve, the smallest budget first.
 
     They are the published backbones and any others that are named. Where only others are named, a
     curve of one's own backbones, the published ones are no points of it.
@@ -196,6 +202,7 @@ def curve_points(
         init_cls: classes of the first task.
         increment: classes of every later task.
         classes: number of classes, when it is not the data set's usual one.
+        method: a name in models.methods.METHODS.
         image_size: side of the images in pixels; needed for the data set `folder`.
         backbones: names of those that have runs; needed for `folder`.
     """
@@ -210,7 +217,7 @@ def curve_points(
     points = []
     for name in names:
         split_of_all = init_cls, increment, classes
-        cost = Cost.of("auc", dataset, name, *split_of_all, image_size=image_size)
+        cost = Cost.of("auc", dataset, name, *split_of_all, method, image_size)
         exact = cost.total_bytes / MB
         points.append(Point(name, cost.exemplars, printed.get(name, round(exact, 1)), exact))
     # With one or two tasks a larger backbone need not mean a larger budget.
@@ -244,8 +251,8 @@ class Cost:
         exemplars = granted_memory(
             prefix, dataset, backbone, init_cls, increment, classes, method, image_size
         )
-        if prefix == "auc" and method == "single":
-            backbone = REFERENCE[family_of(find_backbone(backbone))]
+        if prefix == "auc":
+            backbone = backbone_at(backbone, method)
         task_sizes = split_classes(classes or DATASETS[dataset].classes, init_cls, increment)
         return cls.after(method, dataset, backbone, task_sizes, exemplars, image_size)
 
@@ -326,12 +333,8 @@ def exchange_rate(net: Backbone, image_bytes: int) -> str:
 
 def _halves(method: str, tasks: int) -> tuple[int, int]:
     """Return how many trunks and how many specialized blocks a method keeps after its tasks."""
-    if method not in METHODS:
-        raise ValueError(
-            f"the budget of method {method!r} is not known; describe its network in "
-            f"utils/budget.py, where {', '.join(METHODS)} are"
-        )
-    return {"memo": (1, tasks), "der": (tasks, tasks), "single": (1, 1)}[method]
+    row = find_method(method)
+    return (1 if row.trunks == "one" else tasks), (1 if row.blocks == "one" else tasks)
 
 
 # --- The command ----------------------------------------------------------------------------------
@@ -396,7 +399,7 @@ def tables(question: Question) -> str:
             names = list(POINTS[facts.image_size])
         rows = []
         for name in names:
-            for method, described in METHODS.items():
+            for described, method in _networks():
                 cost = Cost.of(question.prefix, dataset, name, init_cls, increment, method=method)
                 if cost.exemplars < 0:
                     rows.append([described, cost.backbone.name, "too large", *["-"] * 6])
@@ -429,6 +432,20 @@ _FOOTNOTE = (
     "as the published budgets count. stored: BatchNorm's statistics, the classifier and the\n"
     "auxiliary head as well. single backbone: iCaRL, Replay, WA, BiC and their like."
 )
+
+
+def _networks() -> list[tuple[str, str]]:
+    """Return in words each network that methods with exemplars have, and one such method."""
+    found: dict[tuple, list[str]] = {}
+    for row in METHODS.values():
+        if row.exemplars:
+            found.setdefault((row.trunks, row.blocks, row.aux_head), []).append(row.name)
+    return [
+        (", ".join(METHODS[name].title for name in names), names[0])
+        if key != ("one", "one", False)
+        else ("single backbone", names[0])
+        for key, names in found.items()
+    ]
 
 
 def _mb(*amounts: int) -> list[str]:

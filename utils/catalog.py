@@ -1,4 +1,4 @@
-"""What is known about the networks, data sets and methods before anything is built.
+"""What is known about the networks and data sets before anything is built.
 
 Plain facts, no torch: the command line checks a configuration against them and the memory budgets
 are computed from them, both at once and on any machine. The networks themselves are in convs/, and
@@ -6,7 +6,7 @@ a test holds the counts below to what convs builds; the images are read by utils
 
 To add a backbone: define it in convs/ and add its row to BACKBONES.
 To add a data set: teach utils/data.py to read it and add its row to DATASETS.
-To add a method: write models/<name>.py, add its name to METHODS and give it an exps/<name>.json.
+The methods are in models/methods.py.
 """
 
 from dataclasses import dataclass, replace
@@ -201,9 +201,6 @@ def dataset_facts(
 # Published runs train the trunk after the first task for first tasks of 5, 10 and 20 classes and
 # freeze it for 50 and more; the paper's curves cross near 20 (MEMO, ICLR 2023, figure 5).
 TRAIN_BASE_UP_TO = 20
-
-# The methods in models/.
-METHODS: tuple[str, ...] = ("memo",)
 
 # What training may compute with (utils/precision.py).
 PRECISIONS: tuple[str, ...] = ("auto", "fp32", "tf32", "bf16")

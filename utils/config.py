@@ -24,6 +24,9 @@ the machine, whose change is a warning; or nothing that is measured, which may c
 data_dir and class_list are of the last kind: that they lead to the run's own files and classes is
 checked by the names of the files.
 
+A setting that only some methods have says which (`of=`). The configuration of another method does
+not hold it, and whoever gives it to one is told so.
+
 Nothing is used before all of it has been checked, and every mistake found is reported in one
 message (`ConfigError`). The check needs no torch, so it answers at once.
 
@@ -46,12 +49,12 @@ from itertools import dropwhile, pairwise
 from pathlib import Path
 from typing import Any
 
-from utils.budget import granted_memory
+from models.methods import METHODS, find_method
+from utils.budget import backbone_at, family_of, granted_memory
 from utils.catalog import (
     BACKBONES,
     DATASETS,
     FOLDER_DATASETS,
-    METHODS,
     PRECISIONS,
     TRAIN_BASE_UP_TO,
     find_backbone,
@@ -60,7 +63,7 @@ from utils.data_manager import split_classes
 from utils.files import named
 from utils.folders import ClassListError, DataError, find_classes
 from utils.launch import cores, place
-from utils.published import memory_sizes
+from utils.published import was_kept
 from utils.settings import (
     ACTION,
     MACHINE,
@@ -134,6 +137,11 @@ def _backbone(value: Any) -> str:
     return find_backbone(value).name
 
 
+def _method(value: Any) -> str:
+    require(isinstance(value, str))
+    return find_method(value.lower()).name
+
+
 def _gpu_id(value: Any) -> int:
     # The authors' files hold strings: "device": ["0", "1"].
     return whole(-1).check(read_number(value) if isinstance(value, str) else value)
@@ -174,6 +182,7 @@ MEAN = several(
 STD = several(
     "three numbers above 0, such as 0.25 0.25 0.25", POSITIVE, lambda values: len(values) == 3
 )
+METHOD = Kind(f"one of {', '.join(METHODS)}", _method)
 BACKBONE = Kind("the name of a backbone, such as memo_resnet32", _backbone)
 RUN_DIR = Kind(
     "nothing, or the folder of a run",
@@ -185,6 +194,14 @@ AUTO_SWITCH = Kind('true, false or "auto"', _train_base, switch=True, off=True)
 
 def _backbone_names(image_size: int) -> str:
     return ", ".join(f"memo_{n.name}" for n in BACKBONES.values() if n.image_size == image_size)
+
+
+# Methods by what they have; a setting can be theirs only.
+WITH_EXEMPLARS = tuple(row.name for row in METHODS.values() if row.exemplars)
+WITH_AUX_HEAD = tuple(row.name for row in METHODS.values() if row.aux_head)
+ONE_BACKBONE = tuple(
+    row.name for row in METHODS.values() if row.exemplars and row.trunks == row.blocks == "one"
+)
 
 
 # --- The settings ---------------------------------------------------------------------------------
@@ -205,11 +222,14 @@ class Config:
     dataset: str = setting("cifar100", choice(*DATASETS),
         "data set; `synthetic` is drawn by the program, needs no download and is no benchmark; "
         "`folder` is any images in data_dir/train/<class>/ and data_dir/val/<class>/ (or test/)")
-    model_name: str = setting("memo", choice(*METHODS),
+    model_name: str = setting("memo", METHOD,
         "method; without --config, exps/{model_name}.json is read", "-model")
     convnet_type: str = setting("memo_resnet32", BACKBONE,
         f"backbone, for 32x32 images {_backbone_names(32)}, for ImageNet {_backbone_names(224)}; "
-        "`memo_` may be left off for MEMO", "-net")
+        "`memo_` may be left off, and the other methods have the same without it", "-net")
+    point: str | None = setting(None, or_none(BACKBONE),
+        "under `auc`: the backbone whose budget this is, as the method keeps its own at every "
+        "budget; left open, its own", of=ONE_BACKBONE)
     init_cls: int = setting(10, whole(1), "classes in the first task", "-init")
     increment: int = setting(10, whole(1),
         "classes in every later task; the last one takes what is left", "-incre")
@@ -226,20 +246,22 @@ class Config:
 
     memory_size: int = setting(3312, _or_auto(whole(0)),
         "exemplars kept in all, shared evenly by the classes seen; `auto` keeps what the protocol "
-        "grants: under `fair` and `auc` its bytes less those of the network", "-ms",
-        section="Memory")
+        "grants: under `fair` and `auc` its bytes less those of the network. A method without "
+        "exemplars has 0", "-ms", section="Memory")
     fixed_memory: bool = setting(False, SWITCH,
-        "keep memory_per_class exemplars of every class instead of sharing memory_size")
+        "keep memory_per_class exemplars of every class instead of sharing memory_size",
+        of=WITH_EXEMPLARS)
     memory_per_class: int = setting(20, whole(1),
-        "exemplars of each class under fixed_memory; without it, not used")
+        "exemplars of each class under fixed_memory; without it, not used", of=WITH_EXEMPLARS)
 
     train_base: bool = setting("auto", AUTO_SWITCH,
         "go on training the generalized blocks after the first task; `auto` (in JSON) does so for "
-        f"first tasks of up to {TRAIN_BASE_UP_TO} classes", section="Method")
+        f"first tasks of up to {TRAIN_BASE_UP_TO} classes", section="Method", of=("memo",))
     train_adaptive: bool = setting(False, SWITCH,
-        "go on training the specialized blocks of earlier tasks; the published runs freeze them")
+        "go on training the specialized blocks of earlier tasks; the published runs freeze them",
+        of=("memo",))
     alpha_aux: float = setting(1.0, NOT_NEGATIVE,
-        "weight of the auxiliary loss")
+        "weight of the auxiliary loss", of=WITH_AUX_HEAD)
     skip: bool = setting(False, SWITCH,
         "do not train the first task but read it from init_checkpoint")
     init_checkpoint: str | None = setting(None, or_none(path("the path of a checkpoint")),
@@ -248,6 +270,8 @@ class Config:
     batch_size: int = setting(128, whole(1), "images in a training batch", section="Training")
     scheduler: str = setting("steplr", choice("steplr", "cosine"),
         "learning rate: steps at the milestones, or a cosine to 0")
+    init_scheduler: str = setting(None, or_none(choice("steplr", "cosine")),
+        "first task: learning rate, likewise; left open, it is `scheduler`")
     init_epoch: int = setting(200, whole(1), "first task: epochs")
     init_lr: float = setting(0.1, POSITIVE, "first task: learning rate")
     init_milestones: list[int] = setting([60, 120, 170], MILESTONES,
@@ -334,13 +358,20 @@ class Config:
 
     def __post_init__(self) -> None:
         """Resolve what may be left open, so that all who read a Config find plain values."""
-        if self.model_name == "memo" and not self.convnet_type.startswith("memo_"):
-            object.__setattr__(self, "convnet_type", f"memo_{self.convnet_type}")
-        asked = self.to_dict()
+        single = self.convnet_type.removeprefix("memo_")
+        named_ = f"memo_{single}" if self.model_name == "memo" else single
+        object.__setattr__(self, "convnet_type", named_)
+        if self.memory_size != "auto" and not find_method(self.model_name).exemplars:
+            object.__setattr__(self, "memory_size", 0)
+        asked = asdict(self)
         if self.train_base == "auto":
             object.__setattr__(self, "train_base", self.init_cls <= TRAIN_BASE_UP_TO)
         if self.t_max is None:
             object.__setattr__(self, "t_max", self.epochs)
+        if self.init_scheduler is None:
+            object.__setattr__(self, "init_scheduler", self.scheduler)
+        if self.point is None and self.prefix == "auc" and self.model_name in ONE_BACKBONE:
+            object.__setattr__(self, "point", self.convnet_type)
         if self.dataset == "folder" and self.image_size is None:
             object.__setattr__(self, "image_size", find_backbone(self.convnet_type).image_size)
         if self.memory_size == "auto":
@@ -369,7 +400,8 @@ class Config:
 
     def granted_memory(self) -> int:
         """Return how many exemplars the run's protocol grants it."""
-        split = self.convnet_type, self.init_cls, self.increment, self.classes
+        backbone = self.point or self.convnet_type
+        split = backbone, self.init_cls, self.increment, self.classes
         return granted_memory(
             self.prefix,
             self.dataset,
@@ -379,8 +411,8 @@ class Config:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the settings as one flat object of JSON values, in the order declared."""
-        return asdict(self)
+        """Return the method's settings as one flat object of JSON values, in the order declared."""
+        return {key: value for key, value in asdict(self).items() if _has(self.model_name, key)}
 
     def to_json(self) -> str:
         """Return the settings as a JSON file, one a line, to be used again with other flags.
@@ -435,6 +467,11 @@ class Options:
 
 SETTINGS = declared(Config)
 OPTIONS = declared(Options)
+
+
+def _has(method: str, key: str) -> bool:
+    """Return whether a method has a setting."""
+    return not SETTINGS[key].of or method in SETTINGS[key].of
 
 
 # --- What settings must be together ---------------------------------------------------------------
@@ -586,9 +623,43 @@ def _run_has_the_task_to_stop_after(
 
 
 @rule
+def _one_backbone_is_the_same_at_every_point(convnet_type, model_name, prefix):
+    if prefix == "auc":
+        own = find_backbone(convnet_type).name
+        kept = backbone_at(own, model_name)
+        if own != kept:
+            return (
+                f"under `auc`, {model_name} keeps {kept} at every budget, got {own}; leave that to "
+                f"--point {own}, which names the budget, and give {kept}"
+            )
+
+
+@rule
+def _a_point_is_one_of_the_curve(point, prefix, convnet_type):
+    if point is None:
+        return None
+    if prefix != "auc":
+        return f"it names a budget of `auc`, but prefix is {prefix}; leave it out"
+    own, net = find_backbone(convnet_type), find_backbone(point)
+    if family_of(own) != family_of(net):
+        return (
+            f"{net.name} is no point of the curve of {own.name}; use one for images of "
+            f"{own.image_size}x{own.image_size}"
+        )
+
+
+@rule
+def _without_exemplars_there_is_no_memory(memory_size, model_name):
+    if not find_method(model_name).exemplars and memory_size not in (0, "auto"):
+        return f"{model_name} keeps no exemplars, got {memory_size}; leave it out, or give 0"
+
+
+@rule
 def _every_class_gets_an_exemplar(
-    memory_size, fixed_memory, dataset, synthetic_classes, data_dir, class_list
+    memory_size, fixed_memory, model_name, dataset, synthetic_classes, data_dir, class_list
 ):
+    if not find_method(model_name).exemplars:
+        return None
     classes = _classes(dataset, synthetic_classes, data_dir, class_list)
     if classes and not fixed_memory and memory_size != "auto" and memory_size < classes:
         return (
@@ -611,12 +682,15 @@ def _the_protocol_grants_enough(
     data_dir,
     class_list,
     image_size,
+    point,
 ):
     classes = _classes(dataset, synthetic_classes, data_dir, class_list)
     if memory_size != "auto" or fixed_memory or not classes or init_cls > classes:
         return None  # nothing to compute, or another rule's sentence
+    if not find_method(model_name).exemplars:
+        return None
     side = image_size or find_backbone(convnet_type).image_size
-    split = convnet_type, init_cls, increment, classes
+    split = point or convnet_type, init_cls, increment, classes
     granted = granted_memory(prefix, dataset, *split, method=model_name, image_size=side)
     if granted < classes:
         return (
@@ -678,14 +752,16 @@ def _memory_is_that_of_the_protocol(
     init_cls,
     increment,
     model_name,
+    point,
 ):
     if dataset in ("synthetic", "folder"):
         return None  # no protocol is published for it
-    granted = granted_memory(prefix, dataset, convnet_type, init_cls, increment, method=model_name)
+    budget_of = point or convnet_type
+    granted = granted_memory(prefix, dataset, budget_of, init_cls, increment, method=model_name)
     held = memory_per_class * DATASETS[dataset].classes if fixed_memory else memory_size
     split = dataset, init_cls, increment, prefix, convnet_type
-    # Two published scripts keep other numbers than the formula grants.
-    if held != granted and held not in memory_sizes(model_name, *split):
+    # A few published scripts keep other numbers than the formula grants.
+    if held != granted and not was_kept(held, granted, model_name, *split):
         return (
             f"{held} exemplars are not what `{prefix}` grants here ({granted}), so the result "
             f"does not compare with the published ones"
@@ -693,16 +769,18 @@ def _memory_is_that_of_the_protocol(
 
 
 @caution
-def _milestones_are_reached(init_milestones, milestones, init_epoch, epochs, scheduler):
+def _milestones_are_reached(
+    init_milestones, milestones, init_epoch, epochs, scheduler, init_scheduler
+):
     late = [
         f"{', '.join(map(str, beyond))} of {name} (training ends after epoch {end})"
-        for name, values, end in (
-            ("init_milestones", init_milestones, init_epoch),
-            ("milestones", milestones, epochs),
+        for name, values, end, schedule in (
+            ("init_milestones", init_milestones, init_epoch, init_scheduler),
+            ("milestones", milestones, epochs, scheduler),
         )
-        if (beyond := [milestone for milestone in values if milestone >= end])
+        if schedule == "steplr" and (beyond := [each for each in values if each >= end])
     ]
-    if scheduler == "steplr" and late:
+    if late:
         return f"the learning rate is not lowered at {' nor at '.join(late)}"
 
 
@@ -745,7 +823,7 @@ def load_config(
         ConfigError: naming every mistake in the flags and in the file.
     """
     if _HELP & set(argv):
-        _require_known(_named_to_help(argv))
+        help_text(argv)  # what is asked about must be known
         return Config(), [], Options(help=True)
     typed, problems = parse_flags(argv, SETTINGS | OPTIONS)
     values, wrong = check(typed, SETTINGS | OPTIONS)
@@ -767,7 +845,7 @@ def load_config(
         problems += file_problems + wrong
         given, values = from_file | typed, file_values | values
     config = _finish(values, given, problems)
-    cautions = ask(_CAUTIONS, config.to_dict(), given, typed_first=True)
+    cautions = ask(_CAUTIONS, asdict(config), given, typed_first=True)
     return config, [problem.sentence for problem in cautions], options
 
 
@@ -837,7 +915,7 @@ _OF_A_RUN = entries(
 
 
 def resolve(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a run's config.json says, each value of its kind and every setting there.
+    """Return what a run's config.json says, each value of its kind and all its method's settings.
 
     A setting that came into the program after the run has its default, resolved as for a new run.
     Notes and settings that are not known here stay as they are.
@@ -884,9 +962,7 @@ def changed_keys(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]
         before: of a run, as `resolve` gives it.
         now: as `Config.to_dict` gives it.
     """
-    return [
-        key for key, each in SETTINGS.items() if each.decides == RESULTS and before[key] != now[key]
-    ]
+    return [key for key in now if SETTINGS[key].decides == RESULTS and before.get(key) != now[key]]
 
 
 def _finish(values: dict[str, Any], given: Mapping[str, Given], problems: list[Problem]) -> Config:
@@ -894,37 +970,72 @@ def _finish(values: dict[str, Any], given: Mapping[str, Given], problems: list[P
     in_doubt = {problem.key for problem in problems}
     # Without the file that was meant, nothing can be said about how its settings go together.
     if in_doubt.isdisjoint({WHOLE_FILE, *_SAY_WHICH_FILE}):
+        method = values.get("model_name", Config.model_name)
+        others = _of_other_methods(method, given)
+        problems = problems + [each for each in others if each.key not in in_doubt]
+        in_doubt |= {each.key for each in others}
         complete = {key: each.default for key, each in SETTINGS.items()} | values
-        problems = problems + ask(_RULES, complete, given, in_doubt)
+        if not find_method(method).exemplars and "memory_size" not in given:
+            complete["memory_size"] = 0
+        problems += ask(_RULES, complete, given, in_doubt)
     if problems:
         raise ConfigError([problem.sentence for problem in problems])
     return Config(**values)
 
 
+def _of_other_methods(method: str, given: Mapping[str, Given]) -> list[Problem]:
+    """Return a problem for each setting given that the method does not have."""
+    return [
+        Problem(
+            key,
+            f"{each.where}: it is a setting of {', '.join(SETTINGS[key].of)}; {method} has no such "
+            "setting; leave it out",
+        )
+        for key, each in given.items()
+        if key in SETTINGS and not _has(method, key)
+    ]
+
+
 _HELP = {"-h", "--help"}
 
 
-def _named_to_help(words: Sequence[str]) -> set[str]:
-    """Return the words behind --help."""
-    return {*dropwhile(lambda word: word not in _HELP, words)} - _HELP
+def _asked_of_help(words: Sequence[str]) -> tuple[str | None, set[str]]:
+    """Return the method typed beside --help, if one is, and the settings named behind --help.
 
-
-def _require_known(asked: set[str]) -> None:
-    """Raise ConfigError if settings are asked about, and there is none of such a name."""
-    every = (OPTIONS | SETTINGS).values()
-    known = [name for each in every for name in (each.name, *each.flags)]
+    Raises:
+        ConfigError: settings or a method are asked about, and there is none of such a name.
+    """
+    every = OPTIONS | SETTINGS
+    behind = dropwhile(lambda word: word not in _HELP, words)
+    asked = {word.partition("=")[0] for word in behind} - _HELP
+    typed = parse_flags(words, every)[0].get("model_name")
+    method = None
+    if typed and isinstance(typed.value, str):
+        checked, problems = check({"model_name": typed}, SETTINGS)
+        if problems:
+            raise ConfigError([problem.sentence for problem in problems])
+        method = checked["model_name"]
+        asked -= {typed.value, *SETTINGS["model_name"].flags}
+    known = [name for each in every.values() for name in (each.name, *each.flags)]
     if asked and asked.isdisjoint(known):
         word = min(asked)
         near = nearest(word, known)
         hint = f"did you mean {near}?" if near else "--help alone lists them"
         raise ConfigError([f"--help: there is no setting {shown(word)}; {hint}"])
+    return method, asked
 
 
 def help_text(words: Sequence[str] = ()) -> str:
-    """Return what --help among these words prints: a line a setting, or all about those named."""
+    """Return what --help among these words prints: a line a setting, or all about those named.
+
+    With -model among the words, the settings are those of that method.
+
+    Raises:
+        ConfigError: settings or a method are asked about, and there is none of such a name.
+    """
     every = OPTIONS | SETTINGS
-    behind = _named_to_help(words)
-    named = [each for each in every.values() if {each.name, *each.flags} & behind]
+    method, asked = _asked_of_help(words)
+    named = [each for each in every.values() if {each.name, *each.flags} & asked]
     if named:
         return "\n".join(help_lines(named)).lstrip("\n") + "\n"
     usage = (
@@ -933,7 +1044,7 @@ def help_text(words: Sequence[str] = ()) -> str:
         "       python main_memo.py --evaluate DIR [--task N] [--export FILE]\n\n"
         "Class-incremental learning within a memory budget (MEMO, ICLR 2023). A flag replaces the\n"
         "setting of the same name in FILE, or else in exps/{model_name}.json.\n"
-        "--help NAME ... says all about these settings.\n\n"
+        "--help NAME ... says all about these settings, -model NAME --help lists a method's.\n\n"
         "The other commands, each with a --help of its own:\n"
         "  python -m utils.report LOGS     tables and curves of runs, over their seeds\n"
         "  python -m utils.sweep FILES     the runs of several files in exps/, one after another\n"
@@ -950,7 +1061,8 @@ def help_text(words: Sequence[str] = ()) -> str:
         textwrap.fill(f"{what}: {names}", 100, subsequent_indent="  ")
         for what, names in known.items()
     ]
-    return "\n".join([usage, *listed, *overview_lines(every.values())]) + "\n"
+    its = [each for key, each in every.items() if not method or key in OPTIONS or _has(method, key)]
+    return "\n".join([usage, *listed, *overview_lines(its)]) + "\n"
 
 
 def markdown_table() -> str:

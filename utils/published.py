@@ -5,8 +5,9 @@
         row.average, row.last   # top-1 in percent; row.curve has one value a task, or is None
 
 A row is found by its setting: method, data set, split, protocol, backbone and memory size. How
-long and with which schedule a run trained is not looked at. The published runs are single ones with
-class order 1993. No torch here.
+long and with which schedule a run trained is not looked at. What the rows have in common, such as
+that no method was changed by a setting of its own, is told in the table under "settings". The
+published runs are single ones with class order 1993. No torch here.
 """
 
 import json
@@ -23,7 +24,7 @@ TABLE = Path(__file__).with_suffix(".json")
 
 @dataclass(frozen=True)
 class Published:
-    """One published result; all accuracies are the classifier's top-1 in percent."""
+    """One published result; all accuracies are top-1 in percent."""
 
     method: str
     dataset: str
@@ -36,7 +37,7 @@ class Published:
     last: float  # after the last task
     curve: tuple[float, ...] | None = None  # after each task
     forgetting: float | None = None
-    also_memory_size: int | None = None  # what the formula grants where the published run differs
+    also_memory_size: int | None = None  # of table, script and formula, where they differ
 
 
 @dataclass(frozen=True)
@@ -54,30 +55,52 @@ class PublishedArea:
 
 
 @cache
+def _table() -> dict[str, Any]:
+    return json.loads(TABLE.read_text(encoding="utf-8"))
+
+
+@cache
 def rows() -> tuple[Published, ...]:
     """Return all published results, in the order of the table."""
-    table = json.loads(TABLE.read_text(encoding="utf-8"))["rows"]
     return tuple(
         Published(**{**row, "curve": tuple(row["curve"]) if "curve" in row else None})
-        for row in table
+        for row in _table()["rows"]
     )
 
 
 @cache
 def areas() -> tuple[PublishedArea, ...]:
     """Return all published areas, in the order of the table."""
-    table = json.loads(TABLE.read_text(encoding="utf-8"))["areas"]
-    return tuple(PublishedArea(**row) for row in table)
+    return tuple(PublishedArea(**row) for row in _table()["areas"])
 
 
-def memory_sizes(
-    method: str, dataset: str, init_cls: int, increment: int, prefix: str, convnet_type: str
-) -> set[int]:
-    """Return the exemplars that published runs of a setting kept; the names are as in a Config."""
-    wanted = (method, dataset, init_cls, increment, prefix, find_backbone(convnet_type).name)
-    keys = ("method", "dataset", "init_cls", "increment", "prefix", "convnet_type")
-    found = {row.memory_size for row in rows() if tuple(getattr(row, k) for k in keys) == wanted}
-    return found - {None}
+def was_kept(
+    held: int,
+    granted: int,
+    method: str,
+    dataset: str,
+    init_cls: int,
+    increment: int,
+    prefix: str,
+    convnet_type: str,
+) -> bool:
+    """Return whether a published run held this many exemplars where the formula grants others.
+
+    Args:
+        held: exemplars in all.
+        granted: what `utils.budget.granted_memory` says.
+        method: and what follows: the setting, named as in a Config.
+    """
+    setting = (method, dataset, init_cls, increment, prefix, find_backbone(convnet_type).name)
+    return any(
+        {row.memory_size, row.also_memory_size} == {held, granted} and _setting(row) == setting
+        for row in rows()
+    )
+
+
+def _setting(row: Published) -> tuple:
+    split = row.dataset, row.init_cls, row.increment
+    return (row.method, *split, row.prefix, row.convnet_type)
 
 
 def find(config: Any) -> Published | None:
@@ -86,20 +109,14 @@ def find(config: Any) -> Published | None:
     Args:
         config: the run's settings: a Config, or a mapping with the same keys such as config.json.
     """
-    get = config.__getitem__ if isinstance(config, Mapping) else config.__getattribute__
-    if get("fixed_memory") or get("class_order") is not None or not get("shuffle"):
-        return None  # no such run is published
-    train_base = get("init_cls") <= TRAIN_BASE_UP_TO
-    if get("train_adaptive") or get("alpha_aux") != 1 or get("train_base") != train_base:
-        return None  # an ablation of the method
-    backbone = find_backbone(get("convnet_type")).name
-    wanted = {key: get(key) for key in ("dataset", "init_cls", "increment", "prefix")}
+    values = config if isinstance(config, Mapping) else config.to_dict()
+    usual = {**_table()["settings"], "train_base": values["init_cls"] <= TRAIN_BASE_UP_TO}
+    if any(values.get(key, value) != value for key, value in usual.items()):
+        return None  # an ablation of the method, or no such run is published
+    keys = ("model_name", "dataset", "init_cls", "increment", "prefix")
+    setting = (*(values[key] for key in keys), find_backbone(values["convnet_type"]).name)
     for row in rows():
-        if (
-            row.method == get("model_name")
-            and row.convnet_type == backbone
-            and get("memory_size") in (row.memory_size, row.also_memory_size)
-            and all(getattr(row, key) == value for key, value in wanted.items())
-        ):
+        kept = row.memory_size, row.also_memory_size
+        if values["memory_size"] in kept and _setting(row) == setting:
             return row
     return None

@@ -74,7 +74,7 @@ MEASURES = {
     "average_nme_accuracy": "NME average (%)",
     "last_nme_accuracy": "NME last (%)",
 }
-AT_A_POINT = ("convnet_type", "memory_size")  # what differs between the points of a curve
+AT_A_POINT = ("convnet_type", "point", "memory_size")  # what differs between the points of a curve
 CURVES_A_PICTURE = 7  # as many as there are colours
 LONGEST_LABEL = 80  # of a curve, in letters
 COMPARED = {"average_accuracy": "average", "last_accuracy": "last", "forgetting": "forgetting"}
@@ -272,7 +272,7 @@ def _short(group: Group) -> list[str]:
     """Return a group's method, split and setting, in parts."""
     run = group.runs[0]
     kept = f"ms {run.budget}"
-    if group.config["fixed_memory"]:
+    if group.config.get("fixed_memory"):
         kept = f"{group.config['memory_per_class']} a class"
     backbone = run.config["convnet_type"].removeprefix("memo_")
     parts = [run.config["model_name"], _split(run), run.config["prefix"], backbone, kept]
@@ -288,13 +288,13 @@ def _split(run: Run) -> str:
 def _details(number: int, group: Group) -> str:
     """Return a row's settings that are not the defaults, and its runs."""
     shown = ("model_name", "dataset", "prefix", "convnet_type", "init_cls", "increment")
-    shown += ("memory_size",)
-    usual = Config(**{key: group.config[key] for key in shown}).to_dict()
+    shown += ("memory_size", "point")
+    usual = Config(**{key: group.config[key] for key in shown if key in group.config}).to_dict()
     skipped = {*SEEDS, *NO_RESULT, *shown}
     other = [
         f"{key}={group.config[key]}"
-        for key in SETTINGS
-        if key not in skipped and group.config[key] != usual[key]
+        for key, value in usual.items()
+        if key not in skipped and group.config[key] != value
     ]
     lines = [f"{number}: other settings: {', '.join(other) or 'the defaults'}"]
     for run in group.runs:
@@ -360,7 +360,7 @@ def _results_csv(
                 group.cost.true_total_bytes / MB,
                 group.over_runs("seconds").mean,
                 *(getattr(row, name, None) for name in COMPARED.values()),
-                *(group.config[key] for key in settings),
+                *(group.config.get(key) for key in settings),
             ]
         )
     return csv_text([*header, *settings], rows)
@@ -522,7 +522,7 @@ def find_curves(runs: list[Run]) -> tuple[list[Curve], list[tuple[Run, str]]]:
             curves.append(Curve(name, tuple(found), tuple(found.values()), missing))
         for group in groups_here:
             if group not in found.values():
-                (due,) = (p.memory_size for p in points if p.backbone == _backbone(group))
+                (due,) = (p.memory_size for p in points if p.backbone == _point_of(group))
                 reason = f"{group.runs[0].budget} exemplars, but its point of the curve has {due}"
                 left_out += [(run, reason) for run in group.runs]
     if not curves:
@@ -539,13 +539,15 @@ def _points(groups: list[Group]) -> list[Point]:
     return curve_points(
         *(run.config[key] for key in ("dataset", "init_cls", "increment")),
         classes=sum(run.task_sizes),
+        method=run.config["model_name"],
         image_size=run.config["image_size"],
-        backbones=[_backbone(group) for group in groups],
+        backbones=[_point_of(group) for group in groups],
     )
 
 
-def _backbone(group: Group) -> str:
-    return find_backbone(group.config["convnet_type"]).name
+def _point_of(group: Group) -> str:
+    """Return the backbone whose budget a group has; its own where no other is named."""
+    return find_backbone(group.config.get("point") or group.config["convnet_type"]).name
 
 
 def _curve_name(run: Run, others: list[Run]) -> str:
@@ -555,7 +557,7 @@ def _curve_name(run: Run, others: list[Run]) -> str:
 
 
 def _is_at(group: Group, point: Point) -> bool:
-    return (_backbone(group), group.runs[0].budget) == (point.backbone, point.memory_size)
+    return (_point_of(group), group.runs[0].budget) == (point.backbone, point.memory_size)
 
 
 def area_report(runs: list[Run], compare: bool, titles: bool = True) -> dict[str, str | bytes]:
@@ -633,8 +635,9 @@ def _no_area(curve: Curve) -> list[str]:
     """Say why a curve has no area, if it has none."""
     if curve.whole:
         return []
+    named = "memo_" if curve.groups[0].config["model_name"] == "memo" else ""
     lacking = [
-        f"- {point.nominal_mb} MB, memo_{point.backbone} with {point.memory_size} exemplars\n"
+        f"- {point.nominal_mb} MB, {named}{point.backbone} with {point.memory_size} exemplars\n"
         for point in curve.missing
     ]
     if not lacking:

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from models.methods import find_method
 from utils import published
 from utils.config import EXPS_DIR, SETTINGS, load_config
 from utils.logbook import duration
@@ -91,8 +92,8 @@ def matches(run: Run, path: Path, config: Mapping[str, Any]) -> bool:
         path: the file.
         config: the file's settings, resolved.
     """
-    stated = json.loads(path.read_text(encoding="utf-8"))
-    same = all(run.config[key] == config[key] for key in stated if key in SETTINGS.keys() - SEEDS)
+    stated = json.loads(path.read_text(encoding="utf-8")).keys() & SETTINGS.keys() - SEEDS
+    same = all(run.config.get(key) == config[key] for key in stated)
     return same and run.tasks == run.tasks_total
 
 
@@ -142,7 +143,7 @@ def _measured(
     where = "; ".join(dict.fromkeys(hardware(run) for run in group.runs))
     other = [
         f"{key}={group.config[key]}"
-        for key in SETTINGS
+        for key in config
         if key not in {*SEEDS, *NO_RESULT, "stop_after_task"} and group.config[key] != config[key]
     ]
     return [
@@ -160,7 +161,7 @@ def _difference(ours: Iterable[float], theirs: Iterable[float]) -> str:
 
 def _areas(curves: list["Curve"]) -> list[list[str]]:
     """Return a row for each curve that exps/ has the points of, with each of ours of its split."""
-    keys = ("dataset", "init_cls", "increment")
+    keys = ("model_name", "dataset", "init_cls", "increment")
     points = (config for _, config, _ in experiments() if config["prefix"] == "auc")
     rows = []
     for split in dict.fromkeys(tuple(config[key] for key in keys) for config in points):
@@ -168,13 +169,13 @@ def _areas(curves: list["Curve"]) -> list[list[str]]:
             (
                 area
                 for area in published.areas()
-                if area.method == "memo" and tuple(getattr(area, key) for key in keys) == split
+                if (area.method, area.dataset, area.init_cls, area.increment) == split
             ),
             None,
         )
         name = f"{_split(dict(zip(keys, split, strict=True)))}, AUC-A / AUC-L"
         said = f"{theirs.auc_average:.2f} / {theirs.auc_last:.2f}" if theirs else "-"
-        others = [f"`auc_{split[0]}_*.json`", "-", said]
+        others = [f"`auc_{split[1]}_*.json`", "-", said]
         ours = [
             curve for curve in curves if tuple(curve.groups[0].config[key] for key in keys) == split
         ]
@@ -205,5 +206,9 @@ def _name(config: Mapping[str, Any]) -> str:
 
 
 def _split(setting: Mapping[str, Any]) -> str:
+    """Return "CIFAR100 Base0 Inc10", behind the name of a method that is not MEMO."""
+    method = find_method(setting["model_name"])
+    title = "" if method.name == "memo" else f"{method.title}, "
     first, later = setting["init_cls"], setting["increment"]
-    return f"{DATASET_NAMES[setting['dataset']]} Base{0 if first == later else first} Inc{later}"
+    split = f"Base{0 if first == later else first} Inc{later}"
+    return f"{title}{DATASET_NAMES[setting['dataset']]} {split}"

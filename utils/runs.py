@@ -124,7 +124,7 @@ class Run:
     @property
     def budget(self) -> int:
         """Exemplars that it was allowed to keep in the end."""
-        if self.config["fixed_memory"]:
+        if self.config.get("fixed_memory"):
             return self.config["memory_per_class"] * sum(self.task_sizes)
         return self.config["memory_size"]
 
@@ -157,7 +157,8 @@ def telling_apart(run: Run, others: Sequence[Run], but_for: Iterable[str] = ()) 
     told = [
         f"{key}={_brief(run.config[key])}"
         for key in SETTINGS
-        if key not in left_out and any(other.config[key] != run.config[key] for other in others)
+        if key in run.config.keys() - left_out
+        and any(other.config.get(key) != run.config[key] for other in others)
     ]
     if any(other.devices != run.devices for other in others):
         told.append(f"on {run.devices} device{'s' * (run.devices != 1)}")
@@ -174,7 +175,7 @@ def _brief(value: Any) -> str:
 def title_of(config: Mapping[str, Any], task_sizes: Sequence[int]) -> str:
     """Return the setting of a run in a line: "memo, cifar100 in 10 tasks of 10 classes, ..."."""
     kept = config["memory_size"]
-    if config["fixed_memory"]:
+    if config.get("fixed_memory"):
         kept = f"{config['memory_per_class']} a class"
     order = str(config["seed"][0]) if config["shuffle"] else "as numbered"
     return (

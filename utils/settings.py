@@ -211,14 +211,19 @@ def setting(
     *short: str,
     section: str = "",
     decides: str = RESULTS,
+    of: Sequence[str] = (),
 ) -> Any:
-    """Declare a dataclass field as a setting; a section named once holds for those that follow."""
+    """Declare a dataclass field as a setting; a section named once holds for those that follow.
+
+    `of` names the only ones that have it, where not all do.
+    """
     about = {
         "kind": kind,
         "meaning": meaning,
         "short": short,
         "section": section,
         "decides": decides,
+        "of": of,
     }
     if isinstance(default, list):
         return field(default_factory=default.copy, metadata=about)
@@ -234,6 +239,7 @@ class Setting(NamedTuple):
     meaning: str
     short: tuple[str, ...]
     decides: str
+    of: Sequence[str]
     section: str
 
     @property
@@ -249,7 +255,7 @@ def declared(dataclass_: type) -> dict[str, Setting]:
     for f in fields(dataclass_):
         section = f.metadata["section"] or section
         default = f.default_factory() if callable(f.default_factory) else f.default
-        about = (f.metadata[key] for key in ("kind", "meaning", "short", "decides"))
+        about = (f.metadata[key] for key in ("kind", "meaning", "short", "decides", "of"))
         found[f.name] = Setting(f.name, default, *about, section)
     return found
 
@@ -481,6 +487,7 @@ def overview_lines(settings: Iterable[Setting]) -> list[str]:
         long, *short = [flag for flag in each.flags if not flag.startswith("--no-")]
         flags = ", ".join([long.replace("--", "--[no-]") if each.kind.off else long, *short])
         default = "" if each.default in (None, False) else f" ({_plainly(each.default)})"
+        default += f" [{', '.join(each.of)}]" if each.of else ""
         meaning = re.split("; |: `", each.meaning)[0].replace("`", "")
         meaning = textwrap.shorten(meaning, 68 - len(default), placeholder=" ...")
         return [f"  {flags:<30}{meaning}{default}"]
@@ -495,6 +502,7 @@ def help_lines(settings: Iterable[Setting]) -> list[str]:
         takes = [] if each.kind.switch else [each.kind.what]
         if each.kind is not ACTION and each.default is not None:
             takes.append(f"default {_plainly(each.default)}")
+        takes += [f"only {', '.join(each.of)}"] if each.of else []
         meaning = each.meaning + (f" ({'; '.join(takes)})" if takes else "")
         indent = " " * 6
         wrapped = textwrap.wrap(meaning, 96, initial_indent=indent, subsequent_indent=indent)
@@ -520,7 +528,8 @@ def table_lines(keys: Iterable[Setting], flags_only: Iterable[Setting]) -> list[
     for each in keys:
         flags = ", ".join(f"`{flag}`" for flag in each.flags)
         default = "none" if each.default is None else f"`{_plainly(each.default)}`"
-        cells = (f"`{each.name}`", flags, each.meaning, each.kind.what, default)
+        whose = f" (only {', '.join(each.of)})" if each.of else ""
+        cells = (f"`{each.name}`", flags, each.meaning + whose, each.kind.what, default)
         lines.append(f"| {' | '.join(cells)} |")
     for each in flags_only:
         flags = ", ".join(f"`{flag}`" for flag in each.flags)
