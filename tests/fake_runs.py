@@ -6,6 +6,7 @@ import statistics
 from itertools import accumulate
 from pathlib import Path
 
+from models.methods import find_method
 from utils.config import Config
 from utils.data_manager import split_classes
 
@@ -28,7 +29,7 @@ def fake_run(
         folder: the run's folder; created.
         top1: percent after each task done.
         finished: what summary.json says.
-        nme: NME's percentages; 1 below `top1` when left open.
+        nme: NME's percentages; 1 below `top1` when left open, none without exemplars.
         devices: what the run used, or each of its processes.
         processes: how many there were.
         notes: further facts in config.json.
@@ -39,7 +40,8 @@ def fake_run(
     lost = settings.pop("forgetting", 20.0)
     config = Config(**settings)
     sizes = split_classes(config.classes, config.init_cls, config.increment)
-    nme = [value - 1 for value in top1] if nme is None else nme
+    kept = find_method(config.model_name).exemplars
+    nme = [value - 1 if kept else None for value in top1] if nme is None else nme
     folder.mkdir(parents=True)
     values = {**config.to_dict(), "_devices": list(devices), "_processes": processes}
     values |= dict(notes)
@@ -47,14 +49,14 @@ def fake_run(
     summary = {
         "average_accuracy": statistics.mean(top1) if average is None else average,
         "last_accuracy": top1[-1] if last is None else last,
-        "average_nme_accuracy": statistics.mean(nme),
+        "average_nme_accuracy": statistics.mean(nme) if kept else None,
         "last_nme_accuracy": nme[-1],
         "forgetting": lost,
         "finished": finished,
         "tasks_finished": len(top1),
         "tasks_total": len(sizes),
         "task_sizes": sizes,
-        "exemplars": 3300,
+        "exemplars": 3300 if kept else 0,
         "seconds": 60.0,
     }
     if curves:

@@ -450,6 +450,19 @@ def test_blocks_are_counted_in_whole_numbers():
     assert "where the specialized blocks begin" in [text.get_text() for text in legend.get_texts()]
 
 
+@pytest.mark.parametrize("shared", [0, 2], ids=["der", "single"])
+def test_no_line_is_drawn_where_all_blocks_are_shared_or_none(shared):
+    figures = [
+        draw_block_gradients(np.ones((2, 2)), [1, 2], shared),
+        draw_block_shift(np.ones((2, 2)), [1, 2], shared),
+        draw_cka(np.ones((2, 3, 3)), shared),
+    ]
+    for figure in figures:
+        said = [text.get_text() for text in figure.legends[0].get_texts()]
+        assert "where the specialized blocks begin" not in said
+        assert all(line.get_linestyle() != ":" for axes in figure.axes for line in axes.get_lines())
+
+
 @pytest.mark.parametrize("first", [1, 2])  # 2: the first task was read, not trained
 def test_epochs_are_counted_from_the_first_task_that_was_trained(first):
     rows = [{**row, "task": row["task"] + first - 1} for row in epochs_of(2)]

@@ -104,7 +104,8 @@ def test_multiply_adds_are_those_that_pytorch_counts(trains):
 @pytest.mark.parametrize("name", ["der", "replay", "wa"])
 def test_multiply_adds_of_every_kind_of_network_are_those_that_pytorch_counts(name):
     method = METHODS[name]
-    found = macs_per_image("resnet14_cifar", [5, 3, 3, 3], 32, method)
+    # A single backbone learns as a whole, whatever MEMO's trunk would do.
+    found = macs_per_image("resnet14_cifar", [5, 3, 3, 3], 32, method, train_base=False)
     network = AdaptiveNet("resnet14_cifar", method.trunks, method.blocks, method.aux_head)
     images, teacher = torch.zeros(2, 3, 32, 32), None
     for training, forward in found:
@@ -136,19 +137,25 @@ def test_counting_leaves_no_trace():
         ({"fixed_memory": True, "memory_per_class": 2}, [2, 3, 3], [50, 60, 70], 0),
         ({"memory_size": 1000}, [2, 3, 3], [50, 100, 150], 0),
         ({"eval_every": 5}, [2, 3, 3], [50, 80, 80], 1 / 5),
+        # A single backbone, taught; nothing kept, so nothing looked at by herding.
+        ({"model_name": "icarl"}, [2, 3, 3], [50, 80, 80], 0),
+        ({"model_name": "finetune", "memory_size": 0}, [2, 3, 3], [50, 50, 50], 0),
     ],
 )
 def test_work_follows_the_schedule(settings, epochs, shown, between):
-    shape = {"convnet_type": "memo_conv2", "init_epoch": 2, "epochs": 3, "memory_size": 30}
+    method = METHODS[settings.get("model_name", "memo")]
+    net = "memo_conv2" if method.name == "memo" else "conv2"
+    shape = {"convnet_type": net, "init_epoch": 2, "epochs": 3, "memory_size": 30}
     config = Config(**{"init_cls": 5, "increment": 5, **shape, **settings})
     tasks = DataManager(np.arange(200) % 20, np.arange(40) % 20, range(20), 5, 5)
     found = work_of(config, tasks, 3)  # of four
-    costs = macs_per_image("memo_conv2", [5, 5, 5], 32)
+    costs = macs_per_image(net, [5, 5, 5], 32, method)
     assert [each.epochs for each in found] == epochs
     for task, (each, (training, forward)) in enumerate(zip(found, costs, strict=True)):
         tests = 10 * (task + 1)
         assert each.training == shown[task] * training
-        assert each.after == (shown[task] + tests) * forward
+        herded = shown[task] if method.exemplars else 0
+        assert each.after == (herded + tests) * forward
         assert each.testing == pytest.approx(between * tests * forward)
 
 

@@ -285,6 +285,61 @@ def test_compare(three_seeds):
     assert "cifar100 B0 Inc10, fair, resnet32: foster" in report
 
 
+@pytest.fixture
+def several_methods(tmp_path):
+    """A finished run of MEMO and of three others; iCaRL's NME ends at 58.5, published are 58.52."""
+    shape = {"init_cls": 10, "increment": 10, "curves": True}
+    fake_run(tmp_path / "memo", TEN, **shape)
+    shape["convnet_type"] = "resnet32"
+    icarl = {"model_name": "icarl", "memory_size": 7431, "nme": shifted(-3.5), "forgetting": 25.0}
+    fake_run(tmp_path / "icarl", TEN, **icarl, **shape)
+    fake_run(tmp_path / "replay", shifted(-9), model_name="replay", memory_size=7431, **shape)
+    # Nothing is published for it under `fair`, because it keeps nothing.
+    fake_run(tmp_path / "finetune", [10.0] * 10, model_name="finetune", memory_size=0, **shape)
+    return tmp_path
+
+
+def test_each_method_is_compared_by_its_headline_and_may_lack_nme(several_methods, monkeypatch):
+    drawn, draw = [], utils.report.draw_seed_curves
+    monkeypatch.setattr(
+        utils.report, "draw_seed_curves", lambda *a, **k: drawn.append(draw(*a, **k)) or drawn[-1]
+    )
+    files = results_report(find_runs([several_methods]), True)
+    header, *rows = table(files["report.md"])
+    rows = {row[1]: dict(zip(header, row, strict=True)) for row in rows}
+    cells = ("NME last (%)", "CNN last (%)", "published headline last")
+    assert [rows["icarl"][cell] for cell in cells] == ["58.50", "62.00", "58.52"]
+    assert [rows["memo"][cell] for cell in cells] == ["61.00", "62.00", "61.98"]
+    assert [rows["finetune"][cell] for cell in cells] == ["-", "10.00", "-"]
+    # 68.50 - 70.94, 58.50 - 58.52
+    (icarl,) = (row for row in table(files["report.md"]) if row[1] == "icarl")
+    assert icarl[-4:] == ["70.94", "-2.44", "58.52", "-0.02"]
+    assert rows["replay"]["exemplars"] == "3300"
+    assert "of iCaRL that of NME" in files["report.md"]
+    csv_rows = {row["method"]: row for row in csv.DictReader(files["report.csv"].split("\n"))}
+    assert csv_rows["icarl"]["published_headline_last"] == "58.52"
+    assert csv_rows["finetune"]["nme_average_accuracy_mean"] == ""
+    (axes,) = drawn[0].axes
+    labels = [line.get_label() for line in axes.get_lines()]
+    assert any(label.startswith("iCaRL") and label.endswith("(NME, n = 1)") for label in labels)
+    assert any(label.startswith("Finetune") and label.endswith("(CNN, n = 1)") for label in labels)
+    (nme,) = (line for line in axes.get_lines() if line.get_label().startswith("iCaRL"))
+    assert nme.get_ydata().tolist() == shifted(-3.5)
+    assert axes.get_ylabel() == "Top-1 accuracy (%)"
+
+
+def test_a_summary_without_nme_is_one_of_a_method_without_exemplars(several_methods):
+    unfinished = {run.folder.name: run.unfinished for run in find_runs([several_methods])}
+    assert set(unfinished.values()) == {""}
+    path = several_methods / "icarl" / "summary.json"
+    summary = json.loads(path.read_text())
+    curves = {**summary["curves"], "nme_top1": [None] * 10}
+    for damage in ({"last_nme_accuracy": None}, {"curves": curves}):
+        path.write_text(json.dumps({**summary, **damage}))
+        (run,) = find_runs([several_methods / "icarl"])
+        assert "no NME for every task, but iCaRL keeps exemplars" in run.unfinished
+
+
 def test_compare_where_nothing_is_published(tmp_path):
     fake_run(tmp_path / "a", TEN, memory_size=3000)
     report = results_report(find_runs([tmp_path]), True)["report.md"]
@@ -459,6 +514,29 @@ def test_the_command_prints_and_draws_it(published_curve, capsys, pictures):
     assert (published_curve / "auc.pdf").read_bytes().startswith(b"%PDF")
     points = list(csv.DictReader((published_curve / "auc.csv").open()))
     assert [float(point["nominal_mb"]) for point in points] == [7.6, 12.4, 16.0, 19.8, 23.5]
+
+
+def test_the_area_is_that_of_the_headline(published_curve):
+    rows = [row for row in published.rows() if (row.method, row.prefix) == ("icarl", "auc")]
+    for (point, _), row in zip(POINTS, rows[: len(POINTS)], strict=True):
+        fake_run(
+            *(published_curve / f"icarl_{point}", [50.0] * 10),
+            nme=[row.average] * 10,
+            prefix="auc",
+            model_name="icarl",
+            convnet_type="resnet32",
+            point=point,
+            memory_size=row.memory_size,
+        )
+    files = area_report(find_runs([published_curve]), True)
+    rows = csv.DictReader(files["auc_areas.csv"].split("\n"))
+    rows = (row for row in rows if row["area"] == "over nominal MB")
+    areas = {row["curve"].split(": ")[1]: row for row in rows}
+    heads = "AUC-A (headline average)", "APM-S"
+    assert [areas["icarl, cifar100 B0 Inc10"][head] for head in heads] == ["10.81", "8.35"]
+    assert [areas["memo, cifar100 B0 Inc10"][head] for head in heads] == ["10.86", "7.22"]
+    assert "AUC-A (CNN average)" in files["auc.md"]  # of MEMO alone
+    assert "of iCaRL that of NME" in files["auc.md"]
 
 
 @pytest.mark.parametrize("how", ["absent", "unfinished", "other memory"])

@@ -1,7 +1,7 @@
 """What each block of the network goes through while a task is learned (`--record_blocks`).
 
 Recorded on the path of the task in training: the trunk's blocks, then those of its specialized
-block (`AdaptiveNet.path`). For every epoch and block:
+block, or those of its own backbone (`AdaptiveNet.path`). For every epoch and block:
 
     gradient           mean over steps of ||dL/dw||, the L2 norm of the loss's gradient by all
                        weights w of the block, as the optimiser saw it; None where it is frozen

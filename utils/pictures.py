@@ -139,7 +139,7 @@ def _pictures(folder: Path, run: Run, titles: bool) -> dict[str, Callable[[], "F
     if epochs:  # none where the only task was not trained but read
         pictures["training"] = lambda: draw_training(epochs, title=title)
     last = [row for row in _rows(folder / "weight_norms.csv") if row["task"] == len(sizes)]
-    if len(sizes) > 1:  # else there are no old classes to compare with
+    if last and len(sizes) > 1:  # else there are no old classes to compare with
         pictures["weight_norms"] = lambda: draw_weight_norms(
             [row["before"] for row in last], [row["after"] for row in last], sizes, title=title
         )

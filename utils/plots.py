@@ -340,7 +340,8 @@ def draw_block_gradients(
     Args:
         gradients: (epochs, blocks) mean L2 norm of each block's gradient; NaN where it is frozen.
         tasks: (epochs,) the task of each epoch, from 1.
-        num_generalized: how many of the blocks, from the shallow end, are the trunk.
+        num_generalized: how many of the blocks, from the shallow end, all tasks share; a line marks
+            where the others begin, if there are both.
         title: what stands above the picture.
     """
     from matplotlib.colors import LogNorm
@@ -359,7 +360,8 @@ def draw_block_gradients(
     over.patch.set(hatch="/////", facecolor="white", edgecolor=PALE)
     if np.isnan(gradients).any():
         over.plot([], [], "s", color=PALE, markersize=6, label="hatched in the map: frozen")
-    over.axhline(num_generalized + 0.5, color=INK, linewidth=0.8, linestyle=":")
+    if 0 < num_generalized < blocks:
+        over.axhline(num_generalized + 0.5, color=INK, linewidth=0.8, linestyle=":")
     bar = _colour_bar(figure, picture, "Gradient (L2 norm)\nlog scale", axes=over)
     _log_numbers(bar.ax.yaxis, low, high)
     over.yaxis.get_major_locator().set_params(integer=True)
@@ -380,7 +382,8 @@ def draw_block_shift(
     Args:
         shift: (tasks, blocks) mean squared difference of each block's weights.
         tasks: (tasks,) their numbers, from 1.
-        num_generalized: how many of the blocks, from the shallow end, are the trunk.
+        num_generalized: how many of the blocks, from the shallow end, all tasks share; a line marks
+            where the others begin, if there are both.
         title: what stands above the legend.
     """
     figure, axes = _column_figure(height=2.5)
@@ -396,7 +399,8 @@ def draw_cka(cka: np.ndarray, num_generalized: int, *, title: str = "") -> Figur
 
     Args:
         cka: (blocks, tasks, tasks) linear CKA, 0 to 1, at least two tasks.
-        num_generalized: how many of the blocks, from the shallow end, are the trunk.
+        num_generalized: how many of the blocks, from the shallow end, all tasks share; a line marks
+            where the others begin, if there are both.
         title: what stands above the legend.
     """
     blocks, tasks, _ = cka.shape
@@ -591,8 +595,9 @@ def _depth_axis(axes: Axes, blocks: int, num_generalized: int) -> None:
     numbered = [int(block) for block in _spread(range(1, blocks + 1), blocks / 12)]
     axes.set_xticks(numbered, [str(block) for block in numbered])
     axes.set_xlim(0.5, blocks + 0.5)
-    axes.axvline(num_generalized + 0.5, color=INK, linewidth=0.8, linestyle=":",
-                 label="where the specialized blocks begin")  # fmt: skip
+    if 0 < num_generalized < blocks:
+        axes.axvline(num_generalized + 0.5, color=INK, linewidth=0.8, linestyle=":",
+                     label="where the specialized blocks begin")  # fmt: skip
     axes.set_xlabel("Block, shallow to deep")
 
 

@@ -323,7 +323,7 @@ def _published_beside(groups: list[Group]) -> str:
     ]
     if not rows:
         return "No number is published for these settings.\n"
-    table = markdown_text(["published", "exemplars", "CNN average (%)", "CNN last (%)"], rows)
+    table = markdown_text(["published", "exemplars", "average (%)", "last (%)"], rows)
     return f"Published for these settings (class order 1993, single runs):\n\n{table}"
 
 

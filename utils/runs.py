@@ -154,11 +154,12 @@ def telling_apart(run: Run, others: Sequence[Run], but_for: Iterable[str] = ()) 
         but_for: settings that are told elsewhere.
     """
     left_out = {*SEEDS, *NO_RESULT, *but_for}
+    # Settings that a run of another method has not are told by its method.
     told = [
         f"{key}={_brief(run.config[key])}"
         for key in SETTINGS
         if key in run.config.keys() - left_out
-        and any(other.config.get(key) != run.config[key] for other in others)
+        and any(other.config.get(key, run.config[key]) != run.config[key] for other in others)
     ]
     if any(other.devices != run.devices for other in others):
         told.append(f"on {run.devices} device{'s' * (run.devices != 1)}")
