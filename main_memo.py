@@ -77,11 +77,11 @@ def _start(
 ) -> int:
     """Train or test; return the exit code."""
     # Imported here, because torch takes seconds: mistakes and --print_config are answered at once.
-    from models.base import TrainingError
     from utils.checkpoint import CheckpointError
     from utils.control import FolderInUseError, Stopped
     from utils.data import DataError
     from utils.devices import is_out_of_memory, out_of_memory, resolve_devices
+    from utils.engine.fit import TrainingError
     from utils.evaluation import evaluate_run
     from utils.experiment import run
     from utils.files import explain

@@ -1,37 +1,41 @@
-"""What every class-incremental learner shares: the classes seen, the exemplars, the evaluation.
+"""What every class-incremental learner has: networks, exemplars, predictions, a training loop.
 
-A learner goes through the tasks in order, and for each one the experiment calls
+The life of a learner, one round per task:
 
-    begin_task()    the next task's classes are known; the network grows
-    train_task()    learn them from the task's images and the exemplars of earlier classes
-    end_task()      whatever follows training; at least: choose the exemplars
-    evaluate()      predict every test image of the classes seen so far, in two ways
+    learner.begin_task()              the network grows
+    learner.learn_task()              train_task() of the method: one call of fit() a stage
+    learner.end_task()                what follows training; the exemplars are chosen
+    predictions = learner.evaluate()
 
-Tasks count from 0 in here; everything a user sees counts from 1. The learner owns the network and
-the exemplar memory; images stay in the loaders, labels and splits in the data manager.
+A method is a subclass in a file of its own (models/memo.py is the one to read) that says what is
+trained, from which loss and how; how that is computed is in utils/engine/fit.py. Images are named
+by their index in the data set, so that an exemplar memory is a list of numbers.
 """
 
+import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from utils.blocks import BlockRecorder
-from utils.config import Config
-from utils.control import Control
-from utils.data_manager import DataManager
+from models.methods import find_method
+from utils.checkpoint import load_first_task
+from utils.cuda_graph import SideStreams
 from utils.devices import without_search
-from utils.distributed import Group
+from utils.engine.fit import Engine, Losses, Rehearsed, Schedule, Stage, TrainingError
+from utils.engine.run import Run
 from utils.exemplars import ExemplarMemory, class_means, herd, nme_predict
-from utils.inc_net import state_mismatch
+from utils.inc_net import AdaptiveNet, state_mismatch
 from utils.loader import ResidentLoader
-from utils.precision import full_float32, resolve_precision
-from utils.progress import Display
-from utils.seeds import DATA, MOVED_DATA, stream_seed
+from utils.metrics import top_k_accuracy
+from utils.precision import full_float32
+from utils.seeds import MOVED_DATA, stream_seed
+
+log = logging.getLogger("memo")
 
 # Images in one forward pass without gradients; results depend on it by rounding only. More are no
 # faster on a CPU, and their maps would come on top of what training leaves in memory. A GPU is busy
@@ -40,79 +44,53 @@ EVAL_BATCH = 250
 EVAL_BATCH_GPU, SMALL = 1000, 64  # pixels a side
 
 
-class TrainingError(Exception):
-    """Training cannot go on; the message is one sentence for the user."""
-
-
 @dataclass(frozen=True)
 class Predictions:
     """Classes predicted for the N test images of all seen classes, best first, k = min(5, seen).
 
-    cnn: (N, k) int64, by the classifier. nme: (N, k) int64, by the nearest mean of exemplars.
-    targets: (N,) int64. A class is its position in the class order.
+    cnn: (N, k) int64, by the classifier. nme: (N, k) int64, by the nearest mean of exemplars, or
+    None where there are none. targets: (N,) int64. A class is its position in the class order.
     """
 
     cnn: np.ndarray
-    nme: np.ndarray
+    nme: np.ndarray | None
     targets: np.ndarray
 
 
 class Learner(ABC):
     """A class-incremental learner; see the module's docstring for its life.
 
-    Args:
-        config: the settings of the run.
-        tasks: class order and task splits.
-        train_data: the training images.
-        test_data: the test images, never seen by training or herding.
-        devices: where to compute; several mean nn.DataParallel over them. The data live on the
-            first one.
-        group: the processes that train together. All call the same methods in the same order, but
-            end_task() and evaluate() are for rank 0 alone, and follow() for all after them.
+    Of several processes all call the same methods in the same order, but end_task() and evaluate()
+    are for rank 0 alone, and follow() for all after them.
+
+    Attributes:
+        run: what it works with.
+        method: its row in models/methods.py.
+        nets: "network", which is tested, and what else the method keeps, a "teacher" for instance.
+        memory: the exemplars.
+        task: the present one, from 0; -1 before the first.
+        weight_norms: per task, the lengths of the classifier's rows before and after alignment.
     """
 
-    # What a subclass trains: images -> {"logits", "features", ...}. Its for_inference() gives the
-    # network that tests.
-    network: nn.Module
-
-    def __init__(
-        self,
-        config: Config,
-        tasks: DataManager,
-        train_data: ResidentLoader,
-        test_data: ResidentLoader,
-        devices: list[torch.device],
-        group: Group | None = None,
-    ):
-        self.config = config
-        self.tasks = tasks
-        self.train_data = train_data
-        self.test_data = test_data
-        self.devices = devices
-        self.group = group or Group()
-        # The data path draws from a generator of its own, so that what the network draws (initial
-        # weights) and what the data draw (order, crops, flips) cannot disturb each other.
-        self.generator = torch.Generator(devices[0]).manual_seed(
-            stream_seed(config.torch_seed, DATA)
-        )
-        self.precision = resolve_precision(config.precision, devices[0])  # of training
+    def __init__(self, run: Run) -> None:
+        self.run, self.config, self.tasks = run, run.config, run.tasks
+        row = self.method = find_method(run.config.model_name)
+        self.engine = Engine(run, row.loss_parts, self._test_accuracy)
         self.memory = ExemplarMemory(
-            config.memory_size, config.fixed_memory, config.memory_per_class
+            self.config.memory_size, self.config.fixed_memory, self.config.memory_per_class
         )
-        # Of the exemplars, (seen, feature_dim), and the task after which they were computed.
-        self._class_means: tuple[int, torch.Tensor] | None = None
+        network = AdaptiveNet(self.config.convnet_type, row.trunks, row.blocks, row.aux_head)
+        self.nets = {"network": self._placed(network)}
         self.task = -1
-        # Asked after every training step and epoch; the experiment puts its own here.
-        self.control = Control()
-        self.display = Display()  # what the terminal shows meanwhile, likewise
-        # What the logbook shows of training, all plain values: a line per epoch (the columns of
-        # training.csv), and per task the lengths of the classifier's rows before and after
-        # alignment. A run that is taken up again goes on with the lists of its checkpoint.
-        self.epochs: list[dict[str, Any]] = []
         self.weight_norms: list[dict[str, list[float]]] = []
-        self.blocks = BlockRecorder() if config.record_blocks else None
-        self.after_epoch: Callable[[], None] = lambda: None  # called when `epochs` has one more
-        self.files: str | None = None  # which image files these are, where the data are files
+        self._teaching: nn.Module | None = None
+        # Of the exemplars, (seen, feature_dim), and the task after which they were computed.
+        self._class_means: tuple[int, Tensor] | None = None
+
+    @property
+    def network(self) -> AdaptiveNet:
+        """What is tested and herds."""
+        return self.nets["network"]
 
     @property
     def known_classes(self) -> int:
@@ -124,81 +102,230 @@ class Learner(ABC):
         """Number of classes up to and including this task."""
         return self.tasks.seen_classes(self.task)
 
-    @abstractmethod
+    @property
+    def new_classes(self) -> int:
+        """Number of classes of this task."""
+        return self.seen_classes - self.known_classes
+
+    # -- a task ------------------------------------------------------------------------------------
+
     def begin_task(self) -> None:
-        """Move on to the next task."""
+        """Move on to the next task: the network grows for its classes."""
+        self.task += 1
+        self.network.grow(self.new_classes)
+
+    def learn_task(self) -> None:
+        """Train on the task, or, for the first one under --skip, load what was trained before.
+
+        Goes on where `load_state_dict` left it. After a first task that was loaded the data are
+        drawn as they would have been after training it, if the file tells where that was.
+
+        Raises:
+            TrainingError: the loss became infinite or NaN.
+            Stopped: the run was asked to stop, and was saved.
+        """
+        if self.task > 0 or not self.config.skip:
+            self.train_task()
+            return
+        run, path = self.run, self.config.init_checkpoint
+        loaded = run.group.from_main(
+            load_first_task,
+            path,
+            self.network,
+            self.tasks.class_order,
+            run.config.dataset,
+            run.files,
+        )
+        ours = self.draws()
+        if loaded.draws and all(loaded.draws[key] == ours[key] for key in ("torch_seed", "device")):
+            run.generator.set_state(loaded.draws["state"])
+        accuracy = loaded.accuracy
+        said = "" if accuracy is None else f" (test accuracy stored with it: {accuracy:.2f} %)"
+        log.info("task 1: not trained but read from %s%s", path, said)
 
     @abstractmethod
     def train_task(self) -> None:
-        """Learn the task's classes."""
+        """Learn the task's classes: decide what trains, and call `fit` for every stage."""
 
-    @abstractmethod
     def end_task(self) -> None:
-        """Do what follows training, build_memory() at least."""
+        """Choose the exemplars, and note the classifier's rows if alignment has not done so."""
+        if len(self.weight_norms) == self.task:
+            norms = self.network.row_norms()
+            self.weight_norms.append({"before": norms, "after": norms})
+        if self.method.exemplars:
+            self.build_memory()
+        self.engine.end_task()
 
-    def follow(self, exemplars: list[torch.Tensor]) -> None:
-        """Let every process have what rank 0 has after end_task(): the network and the exemplars.
+    def follow(self, handed: Mapping[str, Any]) -> None:
+        """Let every process have what rank 0 has after end_task().
 
         Args:
-            exemplars: `memory.state_dict()` of rank 0.
+            handed: of rank 0's `hand_out`.
         """
-        self.group.copy_main(self.network)
-        self.memory.load_state_dict(exemplars)
+        for name, shape in handed["shapes"].items():
+            if name not in self.nets or self.nets[name].shape() != shape:
+                self.nets[name] = self._placed(AdaptiveNet.rebuild(shape))
+            self.run.group.copy_main(self.nets[name])
+        self._teaching = None
+        self.load_extra_state(handed["extra"])
+        self.memory.load_state_dict(handed["exemplars"])
+        self.engine.end_task()
 
-    def collect(self) -> None:  # noqa: B027 - a learner may hold nothing that must be collected
-        """Let rank 0 have what it needs for state_dict(); all processes call it before that."""
-
-    def records(self) -> dict[str, Any]:
-        """Return what was kept of training so far, plain values and tensors, for a checkpoint."""
+    def hand_out(self) -> dict[str, Any]:
+        """Return what the other processes need to `follow`, beside the weights."""
         return {
-            "epochs": self.epochs,
-            "weight_norms": self.weight_norms,
-            "blocks": self.blocks.state_dict() if self.blocks else None,
+            "shapes": {name: net.shape() for name, net in self.nets.items()},
+            "extra": self.extra_state(),
+            "exemplars": self.memory.state_dict(),
         }
 
-    def load_records(self, records: dict[str, Any]) -> None:
-        """Go on from `records()`, in the task they were made in (begin_task() has been called)."""
-        self.epochs = list(records["epochs"])
-        self.weight_norms = list(records["weight_norms"])
-        if self.blocks and records["blocks"]:
-            self.blocks.load_state_dict(records["blocks"], self.network.path())
+    # -- what methods are made of ------------------------------------------------------------------
+
+    def fit(
+        self,
+        stage: str,
+        losses: Losses,
+        schedule: Schedule,
+        *,
+        weights: Mapping[str, float] | None = None,
+        net: str = "network",
+        trains: Sequence[nn.Parameter] | None = None,
+        images: np.ndarray | None = None,
+        idle: nn.Module | None = None,
+    ) -> bool:
+        """Train a stage of the task; for the arguments see `utils.engine.fit.Stage`.
+
+        Left open, the loss is its part "clf" and the images are `training_indices()`.
+
+        Returns:
+            False if this task's checkpoint says that the stage was over, and with it all that
+            follows it up to the next stage.
+        """
+        images = self.training_indices() if images is None else images
+        parts = weights or {"clf": 1.0}
+        return self.engine.fit(
+            Stage(
+                *(stage, self.task, self.nets[net], losses, schedule, images, parts, trains, idle)
+            )
+        )
+
+    def schedule(self) -> Schedule:
+        """Return the schedule that the settings have for this task."""
+        c = self.config
+        if self.task == 0:
+            first = c.init_epoch, c.init_lr, c.init_weight_decay, c.init_milestones, c.init_lr_decay
+            return Schedule(*first, c.init_epoch if c.init_scheduler == "cosine" else None)
+        later = c.epochs, c.lrate, c.weight_decay, c.milestones, c.lrate_decay
+        return Schedule(*later, c.t_max if c.scheduler == "cosine" else None)
+
+    def training_indices(self) -> np.ndarray:
+        """Return all images of this task's classes plus the exemplars of earlier ones, (N,)."""
+        new = self.tasks.train_indices(self.known_classes, self.seen_classes)
+        return np.concatenate([new, self.memory.indices()])
+
+    def align_weights(self) -> None:
+        """From the second task on, scale the new classes' rows to the old ones' mean length.
+
+        For a method to call in end_task, before the exemplars are chosen.
+        """
+        before = self.network.row_norms()
+        if self.task > 0:
+            gamma = self.network.align_weights(self.new_classes)
+            log.debug("task %d: weight alignment, gamma = %.4f", self.task + 1, gamma)
+        self.weight_norms.append({"before": before, "after": self.network.row_norms()})
+
+    def keep_teacher(self) -> None:
+        """Keep the network as it is now, for `teach`."""
+        network = self.network
+        self.nets["teacher"] = self._rebuilt(network.shape(), network.state_dict())
+        self._teaching = None
+
+    @torch.no_grad()
+    def teach(self, images: Tensor) -> dict[str, Tensor]:
+        """Return "logits" and "features" of the teacher: folded, in evaluation mode."""
+        if self._teaching is None:
+            teacher = self.nets["teacher"].for_inference(self.run.train_dtype)
+            self._teaching = self.run.parallel(teacher)
+        return self._teaching(images)
+
+    def _placed(self, net: AdaptiveNet) -> AdaptiveNet:
+        """Make a network ready to train here."""
+        if self.config.sync_batchnorm and self.run.group.world > 1:  # copied into later blocks, too
+            net = nn.SyncBatchNorm.convert_sync_batchnorm(net)
+        net = net.to(self.run.devices[0])
+        net.train_dtype = self.run.train_dtype
+        if self.config.block_streams and self.engine.uses_graphs():
+            net.side_by_side = SideStreams(self.run.devices[0], self.config.block_streams)
+        return net
+
+    def _rebuilt(self, shape: Mapping[str, Any], weights: Mapping[str, Tensor]) -> AdaptiveNet:
+        """Return a network of this run from its shape and weights.
+
+        Raises:
+            ValueError: they are those of another run.
+        """
+        ours = self.network.shape()
+        if (
+            any(shape[key] != ours[key] for key in ("convnet_type", "trunks", "blocks", "aux_head"))
+            or shape["num_blocks"] > self.task + 1
+            or shape["classes"] not in (self.known_classes, self.seen_classes)
+        ):
+            raise ValueError(f"the network does not fit: its shape is {shape}")
+        net = AdaptiveNet.rebuild(shape)
+        problem = state_mismatch(net.state_dict(), weights)
+        if problem:
+            raise ValueError(f"the network does not fit: {problem}")
+        net.to(next(iter(weights.values())).dtype).load_state_dict(weights)
+        return self._placed(net)
 
     # -- between runs of the program ---------------------------------------------------------------
+
+    def extra_state(self) -> dict[str, Any]:
+        """Return what the method keeps beside networks and exemplars, in plain values."""
+        return {}
+
+    def load_extra_state(self, state: Mapping[str, Any]) -> None:  # noqa: B027 - none to load
+        """Take back what `extra_state` gave."""
 
     def draws(self) -> dict[str, Any]:
         """Return where the random numbers of the data path stand, and of which seed they are."""
         return {
             "torch_seed": self.config.torch_seed,
-            "device": self.generator.device.type,
-            "state": self.generator.get_state(),
+            "device": self.run.generator.device.type,
+            "state": self.run.generator.get_state(),
         }
-
-    def go_on_drawing(self, draws: dict[str, Any] | None) -> None:
-        """Go on where another learner's `draws` were, if they are of this seed and device type."""
-        ours = self.draws()
-        if draws and all(draws[key] == ours[key] for key in ("torch_seed", "device")):
-            self.generator.set_state(draws["state"])
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that a new learner needs to go on from here, in tensors and plain values.
 
         Raises:
-            TrainingError: the network holds numbers that are not finite: nothing to go on from.
+            TrainingError: a network or the loss is not finite: nothing to go on from.
         """
-        network = self.network.state_dict()
-        finite = [v.isfinite().all() for v in network.values() if v.is_floating_point()]
-        if not torch.stack(finite).all():
+        training = self.engine.state_dict()
+        nets = {
+            name: {"shape": net.shape(), "weights": net.state_dict()}
+            for name, net in self.nets.items()
+        }
+        values = [v for net in nets.values() for v in net["weights"].values()]
+        if not torch.stack([v.isfinite().all() for v in values if v.is_floating_point()]).all():
             raise TrainingError(
                 f"the network's weights are not finite in task {self.task + 1}: try a lower "
                 f"--{'init_lr' if self.task == 0 else 'lrate'}"
             )
+        blocks = self.engine.blocks
         return {
             "task": self.task,
-            "network": network,
+            "nets": nets,
+            "extra": self.extra_state(),
             "exemplars": self.memory.state_dict(),
-            "generator": self.generator.get_state(),
-            "generator_device": self.generator.device.type,
-            "records": self.records(),
+            "generator": self.run.generator.get_state(),
+            "generator_device": self.run.generator.device.type,
+            "records": {
+                "epochs": self.engine.epochs,
+                "weight_norms": self.weight_norms,
+                "blocks": blocks.state_dict() if blocks else None,
+            },
+            "training": training,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -209,26 +336,41 @@ class Learner(ABC):
         Raises:
             ValueError, or another of `utils.checkpoint_form.UNFIT`: it is no state of this run.
         """
-        for _ in range(state["task"] + 1):
-            self.begin_task()
-        problem = state_mismatch(self.network.state_dict(), state["network"])
-        if problem:
-            raise ValueError(f"the network does not fit: {problem}")
-        self.network.load_state_dict(state["network"])
-        self.load_exemplars(state["exemplars"])
-        self._class_means = None
-        if state["generator_device"] == self.generator.device.type:
-            self.generator.set_state(state["generator"])
+        self.load_task(state["task"], state["nets"], state["extra"], state["exemplars"])
+        generator = self.run.generator
+        if state["generator_device"] == generator.device.type:
+            generator.set_state(state["generator"])
         else:
-            self.generator.manual_seed(stream_seed(self.config.torch_seed, MOVED_DATA, self.task))
-        self.load_records(state["records"])
+            generator.manual_seed(stream_seed(self.config.torch_seed, MOVED_DATA, self.task))
+        records, engine = state["records"], self.engine
+        engine.epochs, self.weight_norms = list(records["epochs"]), list(records["weight_norms"])
+        if engine.blocks and records["blocks"]:
+            engine.blocks.load_state_dict(records["blocks"], self.network.path())
+        engine.resumed = state["training"]
 
-    def load_exemplars(self, exemplars: list[torch.Tensor]) -> None:
-        """Take back `memory.state_dict()`.
+    def load_task(
+        self,
+        task: int,
+        nets: Mapping[str, Mapping[str, Any]],
+        extra: Mapping[str, Any],
+        exemplars: Sequence[Tensor],
+    ) -> None:
+        """Be what a learner was in or after a task.
+
+        Args:
+            task: from 0.
+            nets: their "shape" and "weights", by name.
+            extra: of `extra_state`.
+            exemplars: of `memory.state_dict()`.
 
         Raises:
-            ValueError: they are not training images of their classes, or too many.
+            ValueError, or the like: that is not of this run.
         """
+        self.task = task
+        self.nets |= {
+            name: self._rebuilt(net["shape"], net["weights"]) for name, net in nets.items()
+        }
+        self.load_extra_state(extra)
         labels = torch.from_numpy(self.tasks.train_labels)
         for label, indices in enumerate(exemplars):
             if not ((indices >= 0) & (indices < len(labels))).all():
@@ -236,36 +378,37 @@ class Learner(ABC):
             if not (labels[indices] == label).all():
                 raise ValueError(f"an exemplar of class {label} is an image of another class")
         self.memory.load_state_dict(exemplars)
+        self._class_means = self._teaching = None
 
-    # -- with gradients ----------------------------------------------------------------------------
+    def rehearse(self) -> None:
+        """Take up the training that `load_state_dict` brought, without a step.
 
-    def parallel(self, network: nn.Module) -> nn.Module:
-        """Return a network spread over the devices when there are several."""
-        if len(self.devices) > 1:
-            return nn.DataParallel(network, device_ids=[d.index for d in self.devices])
-        return network
-
-    def training_indices(self) -> np.ndarray:
-        """Return all images of this task's classes plus the exemplars of earlier ones, (N,)."""
-        new = self.tasks.train_indices(self.known_classes, self.seen_classes)
-        return np.concatenate([new, self.memory.indices()])
+        Raises:
+            ValueError, or the like: it cannot be gone on with.
+        """
+        if self.engine.resumed is None:
+            return
+        self.engine.rehearsing = True
+        try:
+            self.train_task()
+        except Rehearsed:
+            return
+        raise ValueError(f"no stage of a task is called {self.engine.resumed['stage']!r}")
 
     # -- without gradients -------------------------------------------------------------------------
 
     @torch.no_grad()
-    def forward_all(
-        self, data: ResidentLoader, indices: np.ndarray
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward_all(self, data: ResidentLoader, indices: np.ndarray) -> tuple[Tensor, Tensor]:
         """Features (N, feature_dim) and logits (N, seen) of N >= 1 images in evaluation mode.
 
         In full float32, without cuDNN's search for the fastest algorithm: batches here have many
         sizes. Every BatchNorm uses its running statistics and images are not augmented. The network
         that trains is left as it is: this is computed with a folded copy of it.
         """
-        network = self.parallel(self.network.for_inference())
+        network = self.run.parallel(self.network.for_inference())
         features = logits = None
         done = 0
-        many = self.devices[0].type == "cuda" and self.config.image_side <= SMALL
+        many = self.run.devices[0].type == "cuda" and self.config.image_side <= SMALL
         with full_float32(), without_search():
             for images, _ in data.eval_batches(indices, EVAL_BATCH_GPU if many else EVAL_BATCH):
                 output = network(images)
@@ -294,7 +437,7 @@ class Learner(ABC):
         indices = self.tasks.train_indices(self.known_classes, self.seen_classes)
         labels = self.tasks.train_labels[indices]
         old = self.memory.indices()
-        features, _ = self.forward_all(self.train_data, np.concatenate([indices, old]))
+        features, _ = self.forward_all(self.run.train_data, np.concatenate([indices, old]))
         features, old_features = features[: len(indices)], features[len(indices) :]
         if not features.isfinite().all():
             raise TrainingError(
@@ -312,23 +455,31 @@ class Learner(ABC):
         means = self._means_of(features, np.concatenate([old, indices[rows]]))
         self._class_means = self.task, means
 
-    def _means_of(self, features: torch.Tensor, images: np.ndarray) -> torch.Tensor:
+    def _means_of(self, features: Tensor, images: np.ndarray) -> Tensor:
         """Return the class means (seen, feature_dim) of exemplars with these features."""
         labels = torch.from_numpy(self.tasks.train_labels[images]).to(features.device)
         return class_means(features, labels, self.seen_classes)
 
     def evaluate(self) -> Predictions:
         """Predict the test images of all seen classes with one pass over them."""
-        if self._class_means is None or self._class_means[0] != self.task:
-            exemplars = self.memory.indices()
-            features, _ = self.forward_all(self.train_data, exemplars)
-            self._class_means = self.task, self._means_of(features, exemplars)
-        _, means = self._class_means
         indices = self.tasks.test_indices(0, self.seen_classes)
-        features, logits = self.forward_all(self.test_data, indices)
-        k = min(5, self.seen_classes)
+        features, logits = self.forward_all(self.run.test_data, indices)
+        k, nme = min(5, self.seen_classes), None
+        if self.method.exemplars:
+            if self._class_means is None or self._class_means[0] != self.task:
+                exemplars = self.memory.indices()
+                of_exemplars, _ = self.forward_all(self.run.train_data, exemplars)
+                self._class_means = self.task, self._means_of(of_exemplars, exemplars)
+            nme = nme_predict(features, self._class_means[1], k).cpu().numpy()
         return Predictions(
             cnn=logits.topk(k, dim=1).indices.cpu().numpy(),
-            nme=nme_predict(features, means, k).cpu().numpy(),
+            nme=nme,
             targets=self.tasks.test_labels[indices],
         )
+
+    def _test_accuracy(self) -> float:
+        """Return the classifier's top-1 on the test images of all seen classes, in percent."""
+        indices = self.tasks.test_indices(0, self.seen_classes)
+        _, logits = self.forward_all(self.run.test_data, indices)
+        predicted = logits.argmax(dim=1, keepdim=True).cpu().numpy()
+        return top_k_accuracy(predicted, self.tasks.test_labels[indices])

@@ -67,11 +67,12 @@ def tiny_learner(
     devices: list[torch.device] | None = None,
     **settings,
 ):
-    """Return a Memo learner on random images, with settings changed from the defaults."""
-    from models.memo import Memo
+    """Return a learner on random images, MEMO's or another's, with other settings than usual."""
+    from models import find_learner
     from utils.augment import EvalTransform, TrainTransform
     from utils.config import Config
     from utils.data_manager import DataManager
+    from utils.engine.run import Run
     from utils.loader import ResidentLoader
     from utils.seeds import WEIGHTS, stream_seed
 
@@ -93,4 +94,15 @@ def tiny_learner(
     train = ResidentLoader(images(len(train_labels)), tasks.train_labels, *transforms, devices[0])
     test = ResidentLoader(images(len(test_labels)), tasks.test_labels, *transforms, devices[0])
     torch.manual_seed(stream_seed(config.torch_seed, WEIGHTS))
-    return Memo(config, tasks, train, test, devices)
+    return find_learner(config.model_name)(Run(config, tasks, train, test, devices))
+
+
+def begin_training(learner):
+    """Return a stage's training before its first step, as `train_task` begins it."""
+    from utils.engine.fit import Rehearsed
+
+    learner.engine.rehearsing = True
+    with pytest.raises(Rehearsed):
+        learner.train_task()
+    learner.engine.rehearsing = False
+    return learner.engine.training

@@ -38,18 +38,18 @@ def test_recording_does_not_change_training_by_a_bit(train_base):
     without, recorded = (
         trained(train_base=train_base, record_blocks=record) for record in (False, True)
     )
-    assert without.blocks is None
-    assert len(recorded.blocks.rows) == (2 + 3) * 2
+    assert without.engine.blocks is None
+    assert len(recorded.engine.blocks.rows) == (2 + 3) * 2
     expected = without.network.state_dict()
     for name, value in recorded.network.state_dict().items():
         assert torch.equal(value, expected[name]), name
-    assert torch.equal(without.generator.get_state(), recorded.generator.get_state())
-    losses = [[row["loss"] for row in learner.epochs] for learner in (without, recorded)]
+    assert torch.equal(without.run.generator.get_state(), recorded.run.generator.get_state())
+    losses = [[row["loss"] for row in learner.engine.epochs] for learner in (without, recorded)]
     assert losses[0] == losses[1]
 
 
 def test_rows_say_what_moved_and_what_is_frozen():
-    rows = trained(train_base=False, record_blocks=True).blocks.rows
+    rows = trained(train_base=False, record_blocks=True).engine.blocks.rows
     assert [(row["task"], row["epoch"], row["block"]) for row in rows] == [
         (task, epoch, block)
         for task, epochs in ((1, 2), (2, 3))
@@ -132,18 +132,15 @@ def test_a_run_taken_up_again_goes_on(tmp_path):
 
 def test_a_learner_s_records_go_through_a_checkpoint(tmp_path):
     learner = trained(record_blocks=True)
-    torch.save(learner.records(), tmp_path / "records.pt")
-    records = torch.load(tmp_path / "records.pt", weights_only=True)
+    torch.save(learner.state_dict(), tmp_path / "learner.pt")
     again = tiny_learner(**SETTINGS, record_blocks=True)
-    for _ in range(2):
-        again.begin_task()
-    again.load_records(records)
-    assert again.epochs == learner.epochs
+    again.load_state_dict(torch.load(tmp_path / "learner.pt", weights_only=True))
+    assert again.engine.epochs == learner.engine.epochs
     assert again.weight_norms == learner.weight_norms
-    assert again.blocks.rows == learner.blocks.rows
+    assert again.engine.blocks.rows == learner.engine.blocks.rows
     again.begin_task()
     again.train_task()
-    assert [row["task"] for row in again.epochs] == [1, 1, 2, 2, 2, 3, 3, 3]
+    assert [row["task"] for row in again.engine.epochs] == [1, 1, 2, 2, 2, 3, 3, 3]
 
 
 @pytest.mark.parametrize("killed", [False, True])
@@ -154,7 +151,7 @@ def test_a_first_task_that_is_read_has_no_rows_and_the_next_has(killed, tmp_path
     assert Program(*flags, "--stop_after_task", 1, output=tmp_path / "said").wait() == 0
     (first,) = folders(tmp_path / "logs")
     skip = [*flags, "--skip", "--init_checkpoint", first / "task_1.pt", "--prefix", "fair"]
-    moment = ("models.memo.Memo.training_step", 2) if killed else None
+    moment = ("utils.engine.fit.Engine.training_step", 2) if killed else None
     program = Program(*skip, output=tmp_path / "said", die_at=moment)
     assert program.wait() == (-signal.SIGKILL if killed else 0), program.said()
     (folder,) = (path for path in folders(tmp_path / "logs") if path != first)

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_learner
+from conftest import begin_training, tiny_learner
 
 import convs
 from models.methods import METHODS
@@ -95,13 +95,21 @@ def run_state():
     learner.network.eval()
     learner.build_memory()
     learner.begin_task()
-    training = learner.training = learner.begin_training()
+    training = learner.engine.training = begin_training(learner)
     training.order = torch.randperm(len(learner.training_indices()))
-    step = learner.make_step(training.optimizer)
+    step = learner.engine.make_step(training)
     training.losses[0] = step(torch.from_numpy(learner.training_indices()[:8]))
     training.step = 1
-    row = {"task": 1, "epoch": 1, "lr": 0.1, "loss": 1.0, "loss_clf": 1.0, "loss_aux": None}
-    learner.epochs.append({**row, "train_acc": 10.0, "test_acc": None, "seconds": 0.1})
+    row = {
+        "task": 1,
+        "stage": "train",
+        "epoch": 1,
+        "lr": 0.1,
+        "loss": 1.0,
+        "loss_clf": 1.0,
+        "loss_aux": None,
+    }
+    learner.engine.epochs.append({**row, "train_acc": 10.0, "test_acc": None, "seconds": 0.1})
     learner.weight_norms.append({"before": [1.0] * 4, "after": [1.0] * 4})
     metrics = Metrics(learner.tasks.task_sizes)
     metrics.append(np.zeros((8, 4), int), np.zeros((8, 4), int), np.arange(8) % 4)
@@ -324,7 +332,7 @@ def test_missing_files_folders_and_other_files_are_named(tmp_path):
         load_task_checkpoint(tmp_path / "half.pt")
     torch.save({"convnet": {}, "fc": {}}, tmp_path / "half.pkl")
     with pytest.raises(CheckpointError, match=r"half.pkl is not in the survey's format"):
-        load_first_task(tmp_path / "half.pkl", grown(4), 4, ORDER)
+        load_first_task(tmp_path / "half.pkl", grown(4), ORDER)
 
 
 # starting from a first task
@@ -332,10 +340,13 @@ def test_missing_files_folders_and_other_files_are_named(tmp_path):
 
 def test_first_task_from_our_own_checkpoint(tmp_path):
     trained, net = grown(4), grown(4).double()
+    fresh = net.aux_classifier.weight.clone()
     save_task_checkpoint(tmp_path / "task_1.pt", task_payload(trained))
-    assert load_first_task(tmp_path / "task_1.pt", net, 4, ORDER).accuracy == 61.25
+    assert load_first_task(tmp_path / "task_1.pt", net, ORDER).accuracy == 61.25
     for name, value in trained.state_dict().items():
-        assert torch.equal(net.state_dict()[name], value.to(net.state_dict()[name].dtype))
+        if not name.startswith("aux_classifier"):
+            assert torch.equal(net.state_dict()[name], value.to(net.state_dict()[name].dtype))
+    assert torch.equal(net.aux_classifier.weight, fresh)  # which a first task does not train
     assert net.classifier.weight.dtype == torch.float64
 
 
@@ -348,7 +359,7 @@ def test_first_task_from_the_survey(tmp_path, name, accuracy):
     content["convnet"]["fc.weight"] = torch.zeros(10, 64)  # the backbone's own head, unused
     torch.save(content, tmp_path / "survey.pkl")
 
-    assert load_first_task(tmp_path / "survey.pkl", net, 4, ORDER).accuracy == 76.5
+    assert load_first_task(tmp_path / "survey.pkl", net, ORDER).accuracy == 76.5
     assert equal(net.generalized.state_dict(), trained.generalized.state_dict())
     assert equal(net.specialized.state_dict(), trained.specialized.state_dict())
     assert equal(net.classifier.state_dict(), trained.classifier.state_dict())
@@ -363,7 +374,7 @@ def test_survey_names_of_resnet32(tmp_path):
     }
     torch.save(content, tmp_path / "survey.pkl")
     net = grown(4, name="memo_resnet14_cifar")
-    assert load_first_task(tmp_path / "survey.pkl", net, 4, ORDER).accuracy == 76.5
+    assert load_first_task(tmp_path / "survey.pkl", net, ORDER).accuracy == 76.5
     # stage_3 of the whole net is the specialized block's final_stage.
     stage_3 = {
         f"final_stage{key.removeprefix('stage_3')}": value
@@ -388,13 +399,13 @@ def test_survey_files_of_numpy_1_load_too(tmp_path):
                 data = data.replace(b"cnumpy._core.multiarray\n", b"cnumpy.core.multiarray\n")
             old.writestr(item, data)
     assert renamed == 1
-    assert load_first_task(tmp_path / "old.pkl", net, 4, ORDER).accuracy == 76.5
+    assert load_first_task(tmp_path / "old.pkl", net, ORDER).accuracy == 76.5
 
 
 def test_survey_files_in_torch_s_old_format_load_too(tmp_path):
     trained, net = grown(4), grown(4)
     torch.save(survey_payload(trained), tmp_path / "old.pkl", _use_new_zipfile_serialization=False)
-    assert load_first_task(tmp_path / "old.pkl", net, 4, ORDER).accuracy == 76.5
+    assert load_first_task(tmp_path / "old.pkl", net, ORDER).accuracy == 76.5
 
 
 @pytest.mark.parametrize(
@@ -417,11 +428,11 @@ def test_survey_files_in_torch_s_old_format_load_too(tmp_path):
             r"another class order \(it starts 0, 1, 2, 3, ..., this run's 4, 2, 0, 1",
         ),
         (lambda: task_payload(grown(4), files="abc"), "trained on other image files"),
-        (lambda: task_payload(grown(4, 2)), "does not fit a memo_conv2: unexpected: specialized.1"),
+        (lambda: task_payload(grown(4, 2)), "does not fit a conv2: unexpected: specialized.1"),
         (lambda: survey_payload(grown(5)), "a first task of 5 classes, but init_cls is 4"),
         (
             lambda: survey_payload(grown(4, name="memo_resnet14_cifar")),
-            "does not fit a memo_conv2: missing: generalized.encoder",
+            "does not fit a conv2: missing: generalized.encoder",
         ),
         (lambda: survey_payload(grown(4), fc={}), "a first task of 0 classes"),
         (lambda: survey_payload(grown(4), fc=[1]), "fc in .* is not a state dict of tensors"),
@@ -441,7 +452,7 @@ def test_first_tasks_that_do_not_fit_are_refused_untouched(tmp_path, content, me
     net = grown(4)
     before = copy_of(net.state_dict())
     with pytest.raises(CheckpointError, match=message) as error:
-        load_first_task(path, net, 4, ORDER, files="xyz")
+        load_first_task(path, net, ORDER, files="xyz")
     assert "first.pt" in str(error.value)
     assert "\n" not in str(error.value)
     assert equal(net.state_dict(), before)
@@ -476,7 +487,7 @@ def test_a_foreign_file_whose_entry_says_it_is_a_folder_is_refused(tmp_path):
     damaged[damaged.rindex(b"PK\x01\x02", 0, name) + 38] ^= 0x10
     path.write_bytes(damaged)
     with pytest.raises(CheckpointError, match="damaged"):
-        load_first_task(path, grown(4), 4, ORDER)
+        load_first_task(path, grown(4), ORDER)
 
 
 # --- A right checksum and wrong contents ----------------------------------------------------------
@@ -518,11 +529,12 @@ def refused(content):
         resolve(content["config"])
         learner = tiny_learner(convnet_type="memo_conv2")
         learner.load_state_dict(content["learner"])
+        learner.rehearse()
     except UNFIT:
         return True
     progress = Progress.from_dict(content["progress"])
     assert final_table(progress.metrics, progress.exemplars, progress.seconds, METHODS["memo"])
-    assert learner.train_data.num_batches(len(learner.training_indices()), 8)
+    assert learner.run.train_data.num_batches(len(learner.training_indices()), 8)
     return False
 
 
@@ -582,7 +594,7 @@ def test_what_is_no_checkpoint_gives_way_to_the_one_before(make, tmp_path):
     with pytest.raises(CheckpointError):
         load_task_checkpoint(tmp_path / NEWEST)
     with pytest.raises(CheckpointError):
-        load_first_task(tmp_path / NEWEST, grown(4), 4, ORDER)
+        load_first_task(tmp_path / NEWEST, grown(4), ORDER)
 
 
 def _write_wrong(path, key, value):
@@ -618,4 +630,4 @@ def test_a_task_s_wrong_contents_are_refused(change, tmp_path):
     with pytest.raises(CheckpointError, match=r"task_1.pt holds what this program does not write"):
         load_task_checkpoint(path)
     with pytest.raises(CheckpointError, match=r"task_1.pt holds what this program does not write"):
-        load_first_task(path, grown(4), 4, ORDER)
+        load_first_task(path, grown(4), ORDER)

@@ -9,7 +9,7 @@ from unittest.mock import patch
 
 import pytest
 import torch
-from conftest import tiny_learner
+from conftest import begin_training, tiny_learner
 
 from utils import cuda_graph as module
 from utils.cuda_graph import ORDINARY_STEPS, GraphedStep, SideStreams
@@ -139,23 +139,23 @@ def test_a_failed_recording_has_given_back_its_memory_before_the_ordinary_step(e
         ({"devices": [torch.device("cuda", 0), torch.device("cuda", 1)]}, False),
         ({"group": Group(Place(0, 2, 0, 2))}, False),
         ({"train_data": object()}, False),
-        ({"graphs_fail": True}, False),
+        ({"_graphs_fail": True}, False),
     ],
 )
 def test_when_steps_are_graphs(changed, expected):
     settings = {key: changed[key] for key in ("cuda_graph", "record_blocks") if key in changed}
     learner = tiny_learner(convnet_type="memo_conv2", **settings)
-    learner.devices = [torch.device("cuda", 0)]
+    learner.run.devices = [torch.device("cuda", 0)]
     for name in changed.keys() - settings.keys():
-        setattr(learner, name, changed[name])
-    assert learner.uses_graphs() is expected
+        setattr(learner.engine if name == "_graphs_fail" else learner.run, name, changed[name])
+    assert learner.engine.uses_graphs() is expected
 
 
 def test_on_the_cpu_a_step_is_a_plain_function():
     learner = tiny_learner(convnet_type="memo_conv2")
     learner.begin_task()
-    training = learner.begin_training()
-    assert not isinstance(learner.make_step(training.optimizer), GraphedStep)
+    training = begin_training(learner)
+    assert not isinstance(learner.engine.make_step(training), GraphedStep)
 
 
 class FakeStreams:
@@ -222,7 +222,7 @@ def test_frozen_blocks_only_are_computed_side_by_side(train_adaptive):
     learner = tiny_learner(convnet_type="memo_conv2", train_adaptive=train_adaptive)
     for _ in range(3):
         learner.begin_task()
-    learner.begin_training()
+    begin_training(learner)
     network, images = learner.network, torch.randn(4, 3, 32, 32)
     expected = network(images)["features"]
     asked = []
@@ -241,7 +241,7 @@ def test_frozen_blocks_only_are_computed_side_by_side(train_adaptive):
 )
 def test_there_are_as_many_streams_as_asked_for(settings, number, monkeypatch):
     FakeStreams(monkeypatch)
-    monkeypatch.setattr("models.memo.Memo.uses_graphs", lambda self: True)
+    monkeypatch.setattr("utils.engine.fit.Engine.uses_graphs", lambda self: True)
     side_by_side = tiny_learner(convnet_type="memo_conv2", **settings).network.side_by_side
     assert number == (len(side_by_side._streams) if side_by_side else 0)
 
@@ -321,12 +321,12 @@ def test_an_epoch_does_not_wait_for_the_gpu(cuda_graph):
     )
     for _ in range(3):  # two frozen blocks, which a recorded step computes side by side
         learner.begin_task()
-    training, clock = learner.begin_training(), StepClock(torch.device("cuda", 0))
-    step, data = learner.make_step(training.optimizer), learner.train_data
+    training, clock = begin_training(learner), StepClock(torch.device("cuda", 0))
+    step, data = learner.engine.make_step(training), learner.run.train_data
     indices = torch.from_numpy(learner.training_indices()).to("cuda")  # as train_task does
 
     def epoch():
-        order = data.draw_order(len(indices), learner.generator)
+        order = data.draw_order(len(indices), learner.run.generator)
         clock.begin_epoch()
         for number, batch in enumerate(data.train_batches(indices, 12, order)):
             training.losses[number] = step(batch)
@@ -355,7 +355,7 @@ def train_with_a_step_that_waits(from_task):
     torch.backends.cudnn.deterministic = True
 
     def waits(learner):
-        step = learner.training_step
+        step = learner.engine.training_step
 
         def with_item(*args):
             sums = step(*args)
@@ -363,7 +363,7 @@ def train_with_a_step_that_waits(from_task):
                 sums.sum().item()
             return sums
 
-        learner.training_step = with_item
+        learner.engine.training_step = with_item
 
     plain = trained_on_a_gpu(cuda_graph=False)
     drawn = torch.cuda.default_generators[0].get_state()

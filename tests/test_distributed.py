@@ -25,6 +25,7 @@ from utils.control import STEPS_ALONE, Control, Stopped
 from utils.data_manager import DataManager
 from utils.devices import device_of_rank
 from utils.distributed import Group, RankZeroFailedError
+from utils.engine.run import Run
 from utils.launch import Place, place
 from utils.loader import ResidentLoader
 
@@ -64,10 +65,8 @@ def test_shares_make_the_batch(n, world):
 @pytest.mark.parametrize("n", [1, 2, 5, 8])
 def test_the_mean_over_processes_of_weighted_losses_is_that_of_the_batch(n, world):
     losses, total = torch.rand(n, dtype=torch.float64), 0.0
-    learner = tiny_learner(convnet_type="memo_conv2")
     for rank in range(world):
-        learner.group = Group(Place(rank, world))
-        share, weight = learner.share_and_weight(n)
+        share, weight = Group(Place(rank, world)).share_and_weight(n)
         assert len(losses[share]) > 0  # there is always something to compute with
         total += weight * losses[share].mean() / world
     assert total == pytest.approx(losses.mean())
@@ -126,16 +125,21 @@ class Float64:
 class StillMemo(Memo):
     """In float64, with all BatchNorm in evaluation mode: images do not see each other."""
 
-    def set_modes(self):
-        super().set_modes()
+    def fit(self, *args, **named):
         for module in self.network.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.eval()
+        begin = self.engine.begin
 
-    def begin_training(self):
-        training = super().begin_training()
-        training.losses = training.losses.double()
-        return training
+        def begin_in_float64(stage):
+            training = begin(stage)
+            training.losses = training.losses.double()
+            return training
+
+        self.engine.begin = begin_in_float64
+        fitted = super().fit(*args, **named)
+        self.engine.begin = begin
+        return fitted
 
 
 def two_tasks(group: Group, batch_size: int, train_base: bool, sync_batchnorm: bool) -> dict:
@@ -162,25 +166,25 @@ def two_tasks(group: Group, batch_size: int, train_base: bool, sync_batchnorm: b
     transforms = Float64(TrainTransform(mean, std)), Float64(EvalTransform(mean, std))
     data = ResidentLoader(images, tasks.train_labels, *transforms, "cpu")
     torch.manual_seed(3)
-    learner = StillMemo(config, tasks, data, data, [torch.device("cpu")], group)
+    learner = StillMemo(Run(config, tasks, data, data, [torch.device("cpu")], group))
     learner.network.double()
     got = {"steps": []}
-    step = learner.training_step
+    step = learner.engine.training_step
 
-    def spied(network, optimizer, *rest):
-        sums = step(network, optimizer, *rest)
+    def spied(*args):
+        sums = step(*args)
         got["steps"].append(
             torch.cat([p.detach().flatten() for p in learner.network.parameters()]).norm()
         )
         return sums
 
-    learner.training_step = spied
+    learner.engine.training_step = spied
     for _ in range(2):
         learner.begin_task()
         learner.train_task()
-        learner.follow(group.from_main(lambda: learner.end_task() or learner.memory.state_dict()))
+        learner.follow(group.from_main(lambda: learner.end_task() or learner.hand_out()))
     got["losses"] = [
-        [row["loss_clf"], row["loss_aux"] or 0.0, row["train_acc"]] for row in learner.epochs
+        [row["loss_clf"], row["loss_aux"] or 0.0, row["train_acc"]] for row in learner.engine.epochs
     ]
     got["network"] = learner.network.state_dict()
     got["exemplars"] = learner.memory.state_dict()
@@ -335,7 +339,7 @@ def test_stopped_again_and_again_and_resumed_it_is_the_same_run(config, undistur
         codes.append(
             run_two(
                 *config, "--resume", "--log_dir", tmp_path, output=tmp_path / "said",
-                die_at=("models.memo.Memo.training_step", 5), signal_number=signal.SIGTERM,
+                die_at=("utils.engine.fit.Engine.training_step", 5), signal_number=signal.SIGTERM,
             )
         )  # fmt: skip
         assert len(codes) < 10
@@ -376,8 +380,8 @@ def test_a_mistake_is_said_once(flags, words, config, tmp_path):
 @pytest.mark.parametrize(
     ("victim", "moment"),
     [
-        (0, ("models.memo.Memo.training_step", 5)),
-        (1, ("models.memo.Memo.training_step", 5)),
+        (0, ("utils.engine.fit.Engine.training_step", 5)),
+        (1, ("utils.engine.fit.Engine.training_step", 5)),
         (0, ("models.base.herd", 1)),  # while the other waits for it
     ],
 )
@@ -410,7 +414,7 @@ def test_torchrun_takes_up_a_run_and_ends_it(config, undisturbed, tmp_path):
     """The real thing: stopped in the middle, resumed by torchrun; one folder with all the files."""
     logs, said = tmp_path / "logs", tmp_path / "said"
     logs.mkdir()
-    moment = ("models.memo.Memo.training_step", 5)
+    moment = ("utils.engine.fit.Engine.training_step", 5)
     codes = run_two(
         *config, "--log_dir", logs, output=said, die_at=moment, signal_number=signal.SIGTERM
     )

@@ -114,7 +114,7 @@ def test_an_export_is_the_weights_and_what_is_needed_to_use_them(run, exported):
     classes = saved["class_order"][:4]
     assert facts == {
         "format": "memo-export-1", "weights_sha256": digest, "convnet_type": "memo_conv2",
-        "task": 2, "task_sizes": [2, 2], "class_order": classes,
+        "shape": saved["shape"], "task": 2, "task_sizes": [2, 2], "class_order": classes,
         "class_names": [str(label) for label in classes], "image_size": 32, "upright": False,
         "mean": [0.5] * 3, "std": [0.25] * 3, "test_accuracy": saved["test_accuracy"],
         "dataset": "synthetic", "model_name": "memo", "program": notes["_git_commit"],
@@ -180,7 +180,7 @@ def test_names_and_normalisation_of_the_users_own_images_are_exported(run, tmp_p
         ),
         ({"task_sizes": [2, 2]}, "memo.json does not describe"),
         ({"task_sizes": "all"}, "memo.json does not describe"),
-        ({"convnet_type": "vgg"}, "unknown backbone 'vgg'"),
+        ({"shape": None, "convnet_type": "vgg"}, "unknown backbone 'vgg'"),
         ({"class_names": ["beech"]}, "1 class_names for 6 classes"),
     ],
 )

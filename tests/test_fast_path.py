@@ -17,7 +17,7 @@ from torch.profiler import ProfilerActivity, profile
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # when run as a program
 
-from conftest import GOLDEN, tiny_learner
+from conftest import GOLDEN, begin_training, tiny_learner
 
 FILE = GOLDEN / "fixed_run_losses.json"
 CASES = {
@@ -55,17 +55,17 @@ def losses(case: str, dtype: torch.dtype, plain: bool = False) -> list[list[floa
     for task in range(3):
         learner.begin_task()
         set_weights(learner.network, task)
-        training = learner.begin_training()
+        training = begin_training(learner)
         if plain:
             training.optimizer.param_groups[0]["fused"] = False
             training.optimizer.param_groups[0]["foreach"] = False
-        indices, data = learner.training_indices(), learner.train_data
+        indices, data = learner.training_indices(), learner.run.train_data
         for _ in range(2):
-            order = data.draw_order(len(indices), learner.generator)
+            order = data.draw_order(len(indices), learner.run.generator)
             for batch in data.train_batches(indices, 16, order):
-                images, targets = data.make_batch(batch, learner.generator)
-                sums = learner.training_step(
-                    learner.network, training.optimizer, images.to(dtype), targets
+                images, targets = data.make_batch(batch, learner.run.generator)
+                sums = learner.engine.training_step(
+                    training, learner.network, images.to(dtype), targets
                 )
                 rows.append((sums / len(targets)).tolist())
         for new_class in range(learner.known_classes, learner.seen_classes):
@@ -93,7 +93,7 @@ def test_the_fast_path_is_taken():
     learner = tiny_learner(convnet_type="memo_conv2")
     for _ in range(3):
         learner.begin_task()
-    training = learner.begin_training()
+    training = begin_training(learner)
     folded = learner.network._folded
     assert list(folded) == list(learner.network.specialized[:-1])
     assert training.optimizer.param_groups[0]["fused"]
@@ -107,10 +107,10 @@ def test_a_step_reads_nothing_back(task):
     learner = tiny_learner(convnet_type="memo_conv2", batch_size=4)
     for _ in range(task + 1):
         learner.begin_task()
-    training = learner.begin_training()
-    step = learner.make_step(training.optimizer)
-    indices, data = learner.training_indices(), learner.train_data
-    order = data.draw_order(len(indices), learner.generator)
+    training = begin_training(learner)
+    step = learner.engine.make_step(training)
+    indices, data = learner.training_indices(), learner.run.train_data
+    order = data.draw_order(len(indices), learner.run.generator)
     batches = list(data.train_batches(indices, 4, order))
     assert len(batches) > 2
     step(batches[0])

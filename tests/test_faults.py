@@ -10,9 +10,9 @@ from conftest import tiny_learner
 from processes import SMALL, Program, assert_same_run, folders
 
 import main_memo
-from models.base import TrainingError
 from utils.checkpoint import load_run
 from utils.devices import is_out_of_memory, out_of_memory
+from utils.engine.fit import TrainingError
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +146,7 @@ def test_too_little_memory_is_a_sentence(monkeypatch, tmp_path, capsys):
     def no_memory(*args):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
-    monkeypatch.setattr("models.memo.Memo.training_step", no_memory)
+    monkeypatch.setattr("utils.engine.fit.Engine.training_step", no_memory)
     path = tmp_path / "small.json"
     path.write_text(json.dumps({**SMALL, "log_dir": str(tmp_path), "batch_size": 77}))
     assert main_memo.main(["--config", str(path)]) == 1

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 import utils.logbook as logbook_module
 from models.methods import METHODS, Method
+from utils.config import Config
 from utils.logbook import (
     EPOCHS_EVERY,
     LOGGER,
@@ -134,19 +135,8 @@ def read_csv(path):
 
 
 def folder_in(tmp_path, **changes):
-    settings = {
-        "log_dir": tmp_path,
-        "prefix": "fair",
-        "dataset": "cifar100",
-        "model_name": "memo",
-        "convnet_type": "memo_resnet32",
-        "init_cls": 10,
-        "increment": 10,
-        "memory_size": 3312,
-        "seed": 1993,
-        "start_time": time.mktime((2026, 3, 9, 14, 5, 7, 0, 0, -1)),
-    }
-    return run_folder(**{**settings, **changes})
+    start_time = time.mktime((2026, 3, 9, 14, 5, 7, 0, 0, -1))
+    return run_folder(Config(log_dir=str(tmp_path), **changes), 1993, start_time)
 
 
 class TestRunFolder:

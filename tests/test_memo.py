@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import load_golden, tiny_learner
+from conftest import begin_training, load_golden, tiny_learner
 
-from models.base import TrainingError
+from utils.engine.fit import TrainingError
 from utils.inc_net import AdaptiveNet
 
 PUBLISHED_PREFIXES = {
@@ -46,7 +46,6 @@ def golden_learner(golden, convnet_type, tasks, dtype, **settings):
         if key.startswith("state/")
     }
     learner.network.load_published_state_dict(state)
-    learner.set_modes()
     return learner
 
 
@@ -71,7 +70,8 @@ def test_training_steps_equal_the_authors_program(file, net, tasks, steps, base,
     )
     network = learner.network
     start = copy.deepcopy(network.state_dict())
-    optimizer = learner.make_optimizer()
+    training = begin_training(learner)
+    optimizer = training.optimizer
 
     asked = json.loads(str(golden[f"{case}/opt"]))
     group = optimizer.param_groups[0]
@@ -89,7 +89,7 @@ def test_training_steps_equal_the_authors_program(file, net, tasks, steps, base,
     for step in range(steps):
         images = torch.from_numpy(golden[f"batch{step}/x"]).double()
         targets = torch.from_numpy(golden[f"batch{step}/y"])
-        sums = learner.training_step(network, optimizer, images, targets) / len(targets)
+        sums = learner.engine.training_step(training, network, images, targets) / len(targets)
         assert sums[0].item() == pytest.approx(golden[f"{case}/loss_clf"][step], abs=1e-9)
         if len(tasks) > 1:
             assert sums[1].item() == pytest.approx(golden[f"{case}/loss_aux"][step], abs=1e-9)
@@ -148,7 +148,7 @@ def test_who_trains_equals_the_authors_program(base, adapt):
         milestones=(1,),
     )
     network = learner.network
-    step = learner.training_step
+    step = learner.engine.training_step
     for task in range(3):
         learner.begin_task()
         groups = {name: network.get_submodule(name) for t, name in rows if t == task}
@@ -174,7 +174,7 @@ def test_who_trains_equals_the_authors_program(base, adapt):
             steps.append(1)
             return step(*args)
 
-        learner.training_step = audited_step
+        learner.engine.training_step = audited_step
         learner.train_task()
         assert len(steps) > 2
         for name, group in groups.items():
@@ -198,7 +198,7 @@ def test_the_gradient_reaches_the_trunk_through_frozen_blocks():
     learner = tiny_learner(convnet_type="memo_conv2", train_base=True)
     learner.begin_task()
     learner.begin_task()
-    learner.set_modes()
+    begin_training(learner)
     learner.network.zero_grad()
     images = torch.randn(4, 3, 32, 32)
     old_features = learner.network(images)["features"][:, : learner.network.block_dim]
@@ -212,17 +212,17 @@ def test_the_gradient_reaches_the_trunk_through_frozen_blocks():
 def test_first_task_has_no_auxiliary_loss_and_later_targets_start_at_one():
     learner = tiny_learner(convnet_type="memo_conv2")
     learner.begin_task()
-    logits = torch.randn(6, 4)
+    logits, images = torch.randn(6, 4), torch.randn(6, 3, 32, 32)
     targets = torch.tensor([0, 1, 2, 3, 0, 1])
-    loss, aux = learner.losses({"logits": logits}, targets)
-    assert aux is None
-    assert torch.equal(loss, F.cross_entropy(logits, targets))
+    parts = learner.losses({"logits": logits}, images, targets)
+    assert list(parts) == ["clf"]
+    assert torch.equal(parts["clf"], F.cross_entropy(logits, targets))
 
     learner.begin_task()
     logits, aux_logits = torch.randn(6, 7), torch.randn(6, 4)
     targets = torch.tensor([0, 3, 4, 5, 6, 4])
-    _, aux = learner.losses({"logits": logits, "aux_logits": aux_logits}, targets)
-    assert torch.equal(aux, F.cross_entropy(aux_logits, torch.tensor([0, 0, 1, 2, 3, 1])))
+    parts = learner.losses({"logits": logits, "aux_logits": aux_logits}, images, targets)
+    assert torch.equal(parts["aux"], F.cross_entropy(aux_logits, torch.tensor([0, 0, 1, 2, 3, 1])))
 
 
 def test_schedules_follow_the_config():
@@ -241,8 +241,8 @@ def test_schedules_follow_the_config():
     }
 
     def rates(learner, epochs):
-        optimizer = learner.make_optimizer()
-        scheduler = learner.make_scheduler(optimizer)
+        training = begin_training(learner)
+        optimizer, scheduler = training.optimizer, training.scheduler
         seen = []
         for _ in range(epochs):
             seen.append(optimizer.param_groups[0]["lr"])
@@ -256,7 +256,7 @@ def test_schedules_follow_the_config():
     learner.begin_task()
     assert rates(learner, 4) == pytest.approx([0.1, 0.1, 0.1, 0.01])
 
-    learner = tiny_learner(scheduler="cosine", **settings)
+    learner = tiny_learner(scheduler="cosine", init_scheduler="cosine", **settings)
     learner.begin_task()
     cosine = 0.2 * (1 + np.cos(np.pi * np.arange(6) / 6)) / 2
     assert rates(learner, 6) == pytest.approx(list(cosine))
@@ -322,13 +322,13 @@ def test_extracting_features_leaves_no_gradient_and_uses_running_statistics():
     learner.begin_task()
     indices = np.arange(10)
     before = copy.deepcopy(learner.network.state_dict())
-    features, logits = learner.forward_all(learner.train_data, indices)
+    features, logits = learner.forward_all(learner.run.train_data, indices)
     assert not features.requires_grad
     assert features.dtype == logits.dtype == torch.float32
     for name, value in learner.network.state_dict().items():
         assert torch.equal(value, before[name]), name
     # Batch composition is irrelevant in evaluation mode.
-    one, _ = learner.forward_all(learner.train_data, indices[3:4])
+    one, _ = learner.forward_all(learner.run.train_data, indices[3:4])
     torch.testing.assert_close(one[0], features[3])
 
 
@@ -336,10 +336,10 @@ def test_features_of_several_batches_are_in_the_order_of_the_images(monkeypatch)
     learner = tiny_learner(convnet_type="memo_conv2")
     learner.begin_task()
     indices = np.arange(10)[::-1].copy()
-    together = learner.forward_all(learner.train_data, indices)
+    together = learner.forward_all(learner.run.train_data, indices)
     monkeypatch.setattr("models.base.EVAL_BATCH", 4)  # the last one has 2 images
     for pieces, whole in zip(
-        learner.forward_all(learner.train_data, indices), together, strict=True
+        learner.forward_all(learner.run.train_data, indices), together, strict=True
     ):
         torch.testing.assert_close(pieces, whole)
 
@@ -373,12 +373,12 @@ def test_several_devices_train_and_evaluate_through_data_parallel(monkeypatch):
 
     monkeypatch.setattr(torch.nn, "DataParallel", NotingDataParallel)
     learner = tiny_learner(convnet_type="memo_conv2", init_epoch=1, init_milestones=[])
-    learner.devices = [torch.device("cuda", index) for index in range(4)]
+    learner.run.devices = [torch.device("cuda", index) for index in range(4)]
     monkeypatch.setattr(torch, "zeros", lambda *size, device: torch.ones(*size) * 0)
     learner.begin_task()
     learner.train_task()
     assert calls == [([0, 1, 2, 3], True, 32)]
-    learner.forward_all(learner.test_data, np.arange(5))
+    learner.forward_all(learner.run.test_data, np.arange(5))
     assert calls[1:] == [([0, 1, 2, 3], False, 5)]
 
 
@@ -387,9 +387,9 @@ def test_data_parallel_equals_one_device_in_evaluation_mode():
     devices = [torch.device("cuda", 0), torch.device("cuda", 1)]
     learner = tiny_learner(convnet_type="memo_conv2", devices=devices)
     learner.begin_task()
-    together = learner.forward_all(learner.test_data, np.arange(8))
-    learner.devices = devices[:1]
-    alone = learner.forward_all(learner.test_data, np.arange(8))
+    together = learner.forward_all(learner.run.test_data, np.arange(8))
+    learner.run.devices = devices[:1]
+    alone = learner.forward_all(learner.run.test_data, np.arange(8))
     for ours, theirs in zip(together, alone, strict=True):
         torch.testing.assert_close(ours, theirs)
 
@@ -400,8 +400,8 @@ def test_training_goes_on_from_momentum_that_lies_in_memory_in_another_way():
     for layout in (torch.channels_last, torch.contiguous_format):
         learner = tiny_learner(convnet_type="memo_conv2", batch_size=8)
         learner.begin_task()
-        training = learner.training = learner.begin_training()
-        step = learner.make_step(training.optimizer)
+        training = learner.engine.training = begin_training(learner)
+        step = learner.engine.make_step(training)
         step(torch.from_numpy(learner.training_indices()[:8]))
         training.step, training.order = 1, torch.arange(len(learner.training_indices()))
         state = copy.deepcopy(learner.state_dict())
@@ -411,7 +411,8 @@ def test_training_goes_on_from_momentum_that_lies_in_memory_in_another_way():
                 held["momentum_buffer"] = momentum.contiguous(memory_format=layout)
         again = tiny_learner(convnet_type="memo_conv2", batch_size=8)
         again.load_state_dict(state)
-        again.make_step(again.training.optimizer)(torch.from_numpy(again.training_indices()[8:16]))
+        step = again.engine.make_step(begin_training(again))
+        step(torch.from_numpy(again.training_indices()[8:16]))
         weights.append(again.network.state_dict())
     for name, value in weights[0].items():
         assert torch.equal(value, weights[1][name]), name
@@ -461,7 +462,7 @@ def test_cudnn_searches_for_full_batches_in_training_only(monkeypatch):
 def test_a_gpu_tests_more_small_images_at_once(device, dataset, net, expected):
     learner = tiny_learner(convnet_type=net, dataset=dataset)
     learner.begin_task()
-    learner.devices = [torch.device(device)]
+    learner.run.devices = [torch.device(device)]
     asked = []
 
     class Asked(Exception):
@@ -471,7 +472,7 @@ def test_a_gpu_tests_more_small_images_at_once(device, dataset, net, expected):
         asked.append(batch_size)
         raise Asked
 
-    learner.test_data.eval_batches = eval_batches
+    learner.run.test_data.eval_batches = eval_batches
     with pytest.raises(Asked):
-        learner.forward_all(learner.test_data, np.arange(4))
+        learner.forward_all(learner.run.test_data, np.arange(4))
     assert asked == [expected]

@@ -91,7 +91,7 @@ def test_stopped_again_and_again_with_workers_it_is_the_same_run(undisturbed, pi
     while not codes or codes[-1] == 143:
         program = start(
             pictures, tmp_path, *IN_FILES, "-net", "conv2", "--epochs", 2, "-ms", 9, "--resume",
-            "--num_workers", 2, die_at=("models.memo.Memo.training_step", 3),
+            "--num_workers", 2, die_at=("utils.engine.fit.Engine.training_step", 3),
             signal_number=signal.SIGTERM,
         )  # fmt: skip
         codes.append(program.wait())
@@ -104,7 +104,7 @@ def test_stopped_again_and_again_with_workers_it_is_the_same_run(undisturbed, pi
 def test_killed_in_the_middle_of_an_epoch_it_is_the_same_run(undisturbed, pictures, tmp_path):
     flags = [*IN_FILES, "-net", "conv2", "--epochs", 2, "-ms", 9, "--resume"]
     flags += ["--checkpoint_every", 1]
-    at = ("models.memo.Memo.training_step", 9)  # the last step but one of task 2, epoch 2
+    at = ("utils.engine.fit.Engine.training_step", 9)  # the last step but one of task 2, epoch 2
     program = start(pictures, tmp_path, *flags, die_at=at)
     assert program.wait() == -signal.SIGKILL, program.said()
     assert start(pictures, tmp_path, *flags).wait() == 0

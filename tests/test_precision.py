@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_learner
+from conftest import begin_training, tiny_learner
 
 from utils.folding import fold
 from utils.precision import full_float32, precision_warning, resolve_precision, training_precision
@@ -80,7 +80,7 @@ def test_blocks_compute_in_the_precision_and_everything_else_in_float32(precisio
     learner = tiny_learner(convnet_type="memo_conv2", precision=precision, epochs=1, milestones=[])
     learner.begin_task()
     learner.begin_task()
-    training = learner.begin_training()
+    training = begin_training(learner)
     seen = {}
 
     def note(name):
@@ -96,7 +96,7 @@ def test_blocks_compute_in_the_precision_and_everything_else_in_float32(precisio
     learner.network.classifier.register_forward_hook(note("classifier"))
     learner.network.aux_classifier.register_forward_hook(note("auxiliary"))
     batch = torch.from_numpy(learner.training_indices()[:8])
-    sums = learner.make_step(training.optimizer)(batch)
+    sums = learner.engine.make_step(training)(batch)
     inside, full = getattr(torch, inside), torch.float32
     assert seen == {
         "trunk": (full, inside),
@@ -107,7 +107,7 @@ def test_blocks_compute_in_the_precision_and_everything_else_in_float32(precisio
     }
     assert sums.dtype == full
     assert {parameter.dtype for parameter in learner.network.parameters()} == {full}
-    features, logits = learner.forward_all(learner.test_data, np.arange(4))
+    features, logits = learner.forward_all(learner.run.test_data, np.arange(4))
     assert features.dtype == logits.dtype == full
 
 
@@ -119,7 +119,7 @@ def test_features_and_logits_are_computed_without_tf32():
     inference.generalized.register_forward_hook(lambda *_: seen.append(tf32()))
     learner.network.for_inference = lambda: inference
     before = tf32()
-    learner.forward_all(learner.test_data, np.arange(4))
+    learner.forward_all(learner.run.test_data, np.arange(4))
     assert seen == [(False, False)]
     assert tf32() == before
 
@@ -129,7 +129,7 @@ def test_frozen_parts_rounded_once_compute_what_autocast_makes_of_them(train_bas
     learner = tiny_learner(convnet_type="memo_conv2", precision="bf16", train_base=train_base)
     learner.begin_task()
     learner.begin_task()
-    learner.begin_training()
+    begin_training(learner)
     network = learner.network
     images = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(1))
 
@@ -155,7 +155,7 @@ def test_rounded_copies_are_not_used_where_the_net_computes_in_another_type():
     learner = tiny_learner(convnet_type="memo_conv2", precision="bf16")
     learner.begin_task()
     learner.begin_task()
-    learner.begin_training()
+    begin_training(learner)
     network, images = learner.network, torch.randn(4, 3, 32, 32)
     found = {}
     for name, copies in (("with", network._folded), ("without", {})):

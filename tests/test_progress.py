@@ -330,8 +330,9 @@ def test_a_learner_says_loss_and_accuracy_within_the_epoch(monkeypatch):
     learner.begin_task()
     learner.train_task()
     assert len(words) == 3
-    (epoch,) = learner.epochs
-    loss, _, correct = (learner.training.losses[0] / 12).tolist()  # of the first step's 12 images
+    (epoch,) = learner.engine.epochs
+    first = learner.engine.training.losses[0] / 12  # of the first step's 12 images
+    loss, _, correct = first.tolist()
     assert words[0] == f"loss {loss:.3f}, train {100 * correct:.1f} %"
     assert words[-1] == f"loss {epoch['loss']:.3f}, train {epoch['train_acc']:.1f} %"
     assert all(re.fullmatch(r"loss \d\.\d{3}, train \d+\.\d %", each) for each in words)

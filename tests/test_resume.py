@@ -105,8 +105,8 @@ def test_twenty_kills_at_random_moments(config, tmp_path):
 @pytest.mark.parametrize(
     "moment",
     [
-        ("models.memo.Memo.training_step", 2),  # in the first epoch: nothing has been saved
-        ("models.memo.Memo.training_step", 14),  # in the middle of a later epoch
+        ("utils.engine.fit.Engine.training_step", 2),  # in the first epoch: nothing has been saved
+        ("utils.engine.fit.Engine.training_step", 14),  # in the middle of a later epoch
         ("utils.checkpoint.write_file", 2),  # before a checkpoint is written
         ("utils.checkpoint._is_whole", 3),  # after it is written, before it counts
         ("utils.experiment.save_task_checkpoint", 2),  # a task is done, nothing of it written
@@ -155,7 +155,7 @@ def test_what_was_stopped_again_and_again_is_the_same_run(config, undisturbed, t
     while not codes or codes[-1] == 143:
         program = Program(
             *config, "--resume", "--log_dir", tmp_path, output=tmp_path / "said",
-            die_at=("models.memo.Memo.training_step", 5), signal_number=signal.SIGTERM,
+            die_at=("utils.engine.fit.Engine.training_step", 5), signal_number=signal.SIGTERM,
         )  # fmt: skip
         codes.append(program.wait())
     assert codes == [143] * 4 + [0], program.said()
@@ -222,7 +222,7 @@ def stopped(config, tmp_path_factory):
     """Return a log folder with a run of two class orders that ended in the second one's task 2."""
     logs = tmp_path_factory.mktemp("stopped")
     flags = [*config, "--seed", 1, 2, "--log_dir", logs]
-    moment = ("models.memo.Memo.begin_task", 3 + 3)  # the first seed's 3, and the second's third
+    moment = ("models.base.Learner.begin_task", 3 + 3)  # the first seed's 3, and the second's third
     assert Program(*flags, output=logs / "said", die_at=moment).wait() == -signal.SIGKILL
     return logs
 
@@ -266,7 +266,7 @@ def test_a_folder_says_all_that_is_needed(copy):
 
 def test_a_call_of_several_seeds_stays_one_when_one_of_them_is_resumed(config, tmp_path):
     flags = [*config, "--seed", 1, 2, "--log_dir", tmp_path]
-    moment = ("models.memo.Memo.begin_task", 2)  # the first seed's second task
+    moment = ("models.base.Learner.begin_task", 2)  # the first seed's second task
     program = Program(*flags, output=tmp_path / "said", die_at=moment)
     assert program.wait() == -signal.SIGKILL
     (first,) = folders(tmp_path)
@@ -429,15 +429,21 @@ def other_exemplar(learner):
 
 
 def other_network(learner):
-    learner["network"] = {f"{name}.": value for name, value in learner["network"].items()}
+    net = learner["nets"]["network"]
+    net["weights"] = {f"{name}.": value for name, value in net["weights"].items()}
 
 
 def other_numbers(learner):
-    name = next(iter(learner["network"]))
-    learner["network"][name] = learner["network"][name] * float("nan")
+    weights = learner["nets"]["network"]["weights"]
+    name = next(iter(weights))
+    weights[name] = weights[name] * float("nan")
 
 
-@pytest.mark.parametrize("change", [other_exemplar, other_network, other_numbers])
+def other_shape(learner):
+    learner["nets"]["network"]["shape"]["num_blocks"] += 1
+
+
+@pytest.mark.parametrize("change", [other_exemplar, other_network, other_numbers, other_shape])
 def test_wrong_contents_give_way_to_the_checkpoint_before(change, copy, monkeypatch, caplog):
     _, folder = folders(copy)
     write_wrong_contents(folder, change)
@@ -521,7 +527,7 @@ def test_a_folder_that_is_no_run_s_is_named(config, tmp_path):
 
 def test_damaged_runs_are_passed_over_by_a_resume_and_named(tmp_path, caplog):
     config = Config(log_dir=str(tmp_path))
-    parent = runs_folder(tmp_path, "fair", "cifar100", "memo")
+    parent = runs_folder(config)
     for name, damage in DAMAGES.items():
         folder = fake_run(parent / name, [90.0], finished=False, log_dir=str(tmp_path))
         notes = json.loads((folder / "config.json").read_text())

@@ -6,6 +6,7 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 import torch
+from conftest import begin_training
 
 from tests.benchmarks import speed
 
@@ -25,12 +26,12 @@ def test_the_plain_step_is_ours(task, train_base):
     learner, plain = ours.learner, plain.learner
     learner.network.double()
     plain.network.double()
-    optimizer, plain_optimizer = learner.begin_training().optimizer, plain.make_optimizer()
+    training, plain_optimizer = begin_training(learner), plain.make_optimizer()
     for seed in range(3):  # the second and third step see what the ones before changed
         random = torch.Generator().manual_seed(seed)
         images = torch.randn(16, 3, 32, 32, generator=random, dtype=torch.float64)
         targets = torch.randint(learner.seen_classes, (16,), generator=random)
-        clf, aux, correct = learner.training_step(learner.network, optimizer, images, targets)
+        clf, aux, correct = learner.engine.training_step(training, learner.network, images, targets)
         expected = plain.training_step(plain_optimizer, images, targets)
         assert expected[1:] == pytest.approx((clf.item() / 16, aux.item() / 16, correct.item()))
         assert expected[0] == pytest.approx(expected[1] + expected[2])
@@ -73,7 +74,7 @@ def test_a_graph_is_timed_as_a_whole_once_it_is_recorded():
     ours.graph, ours.warm_up = True, 2  # as on a GPU
     rows = np.flatnonzero(np.arange(1000) % 100 < 10)
     (step,) = ours.steps(rows)
-    seconds = [epoch["seconds"] for epoch in ours.learner.epochs]
+    seconds = [epoch["seconds"] for epoch in ours.learner.engine.epochs]
     assert len(seconds) == 3
     assert step == {"step": pytest.approx(seconds[-1] * 128 / 100)}
 

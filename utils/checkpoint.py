@@ -12,9 +12,15 @@ so that `torch.load(path, weights_only=True)` reads it and no code can hide in i
     task           1 for the first
     task_sizes     classes of each task, of the whole run
     class_order    original class ids in the order they are shown
+    model_name     "memo", ...
     network        AdaptiveNet.state_dict()
+    shape          AdaptiveNet.shape()
+    extra          what the method keeps beside them
     exemplars      one int64 tensor per class: indices into the training set, in herding order
     test_accuracy  top-1 of the classifier after this task, percent
+
+Files from before there were several methods lack model_name, shape and extra, and are MEMO's; the
+checkpoints of such runs have one network. Both are read as if they were written now.
 
 Both are plain values, written to a temporary file beside it, flushed to the disk and renamed, so
 that a file of that name is always whole. Reading checks the CRC-32 sums inside it, which torch.load
@@ -51,6 +57,7 @@ from utils.settings import printable
 FORMAT = "memo-task-1"
 RUN_FORMAT = "memo-run-1"
 NEWEST, PREVIOUS = "checkpoint.pt", "checkpoint_previous.pt"
+_AUX = "aux_classifier."
 _DIGEST = 64  # hexadecimal digits of SHA-256
 MOST_BYTES = 2**36  # of a checkpoint: 64 GiB, some five times that of a hundred tasks of ResNet-50
 MOST_PICKLED = 2**28  # of them all but the tensors: 256 MiB; the records of a long run take 10
@@ -176,6 +183,17 @@ def _as_run(path: Path, fits: Callable[[dict[str, Any]], None]) -> dict[str, Any
     content, whole = _read(path, remedy="")
     _require_own(content, whole, path, RUN_FORMAT, "run's checkpoint")
     try:
+        learner = content["learner"]
+        if "network" in learner:
+            sizes = content["progress"]["metrics"]["task_sizes"]
+            kind = content["config"]["convnet_type"], sizes[: learner["task"] + 1]
+            weights = learner.pop("network")
+            learner["nets"] = {"network": {"shape": memo_shape(*kind), "weights": weights}}
+            learner["extra"] = {}
+            if learner["training"] is not None:
+                learner["training"]["stage"] = "train"
+            for row in learner["records"]["epochs"]:
+                row["stage"] = "train"
         require_run(content)
         content["config"] = resolve(content["config"])
         fits(content)
@@ -184,6 +202,19 @@ def _as_run(path: Path, fits: Callable[[dict[str, Any]], None]) -> dict[str, Any
             f"{path} holds what this program does not write: {printable(str(error))}"
         ) from error
     return content
+
+
+def memo_shape(convnet_type: str, task_sizes: Sequence[int]) -> dict[str, Any]:
+    """Return the shape of MEMO's network after tasks of these sizes: older files do not tell it."""
+    return {
+        "convnet_type": convnet_type.removeprefix("memo_"),
+        "trunks": "one",
+        "blocks": "per task",
+        "num_blocks": len(task_sizes),
+        "classes": sum(task_sizes),
+        "aux_classes": task_sizes[-1] + 1,
+        "aux_head": True,
+    }
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:
@@ -240,20 +271,19 @@ class FirstTask:
 def load_first_task(
     path: str | Path,
     net: AdaptiveNet,
-    init_cls: int,
     class_order: Sequence[int],
     dataset: str | None = None,
     files: str | None = None,
 ) -> FirstTask:
     """Load a trained first task into a net grown to it, keeping the net's dtype and device.
 
-    The survey's files hold no class order, so for them it is the user who knows that it fits, and
-    no auxiliary classifier, which keeps its fresh weights (the first task does not train it).
+    Any method's first task will do: a backbone and a classifier. An auxiliary classifier keeps its
+    fresh weights: the first task does not train it. The survey's files hold no class order, so for
+    them it is the user who knows that it fits.
 
     Args:
         path: a task checkpoint of this program, made after task 1, or a file of the survey.
-        net: grown to its first task of `init_cls` classes.
-        init_cls: classes of the first task.
+        net: grown to its first task.
         class_order: this run's original class ids in the order they are shown.
         dataset: this run's data set; a file that names another one is refused.
         files: what identifies this run's image files, where there are some; likewise.
@@ -266,7 +296,6 @@ def load_first_task(
             is then unchanged.
     """
     content, whole = _read(path)
-    expected = dict(net.state_dict())
     if isinstance(content, dict) and {"convnet", "fc"} <= content.keys():
         survey = _as_survey_checkpoint(content, path, net.convnet_type)
         state = {
@@ -274,12 +303,16 @@ def load_first_task(
             **{f"specialized.0.{name}": value for name, value in survey.specialized.items()},
             **{f"classifier.{name}": value for name, value in survey.classifier.items()},
         }
-        expected = {k: v for k, v in expected.items() if not k.startswith("aux_classifier.")}
         classes = len(survey.classifier.get("weight", ()))
         first_task = FirstTask(survey.test_accuracy)
     else:
         ours = _as_task_checkpoint(content, whole, path)
-        state, classes = ours["network"], ours["task_sizes"][0]
+        state = {
+            _as_shared(name): value
+            for name, value in ours["network"].items()
+            if not name.startswith(_AUX)
+        }
+        classes = ours["task_sizes"][0]
         first_task = FirstTask(ours.get("test_accuracy"), ours.get("draws"))
         if ours["task"] != 1:
             raise CheckpointError(
@@ -304,15 +337,24 @@ def load_first_task(
                 f"{_start(ours['class_order'])}, this run's {_start(class_order)}); use the seed "
                 "or class_order it was made with"
             )
-    if classes != init_cls:
+    if classes != net.num_classes:
         raise CheckpointError(
-            f"{path} holds a first task of {classes} classes, but init_cls is {init_cls}"
+            f"{path} holds a first task of {classes} classes, but init_cls is {net.num_classes}"
         )
+    names = {name: _as_shared(name) for name in net.state_dict() if not name.startswith(_AUX)}
+    expected = {names[name]: value for name, value in net.state_dict().items() if name in names}
     problem = state_mismatch(expected, state)
     if problem:
         raise CheckpointError(f"{path} does not fit a {net.convnet_type}: {problem}")
-    net.load_state_dict(state, strict=False)  # the names were compared just above
+    # The names were compared just above.
+    net.load_state_dict({ours: state[name] for ours, name in names.items()}, strict=False)
     return first_task
+
+
+def _as_shared(name: str) -> str:
+    """Return a weight's name in a first task as nets with a shared trunk call it."""
+    whole = "specialized.0.generalized.", "specialized.0.specialized."
+    return name.replace(whole[0], "generalized.").replace(whole[1], "specialized.0.")
 
 
 def _start(class_order: Sequence[int]) -> str:
@@ -378,6 +420,9 @@ def _as_task_checkpoint(content: Any, whole: bool, path: str | Path) -> dict[str
     _require_own(content, whole, path, FORMAT, "task checkpoint")
     try:
         require_task(content)
+        sizes = content["task_sizes"][: content["task"]]
+        content.setdefault("shape", memo_shape(content["convnet_type"], sizes))
+        content.setdefault("extra", {})
     except UNFIT as error:
         raise CheckpointError(
             f"{path} holds what this program does not write: {printable(str(error))}"

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.methods import METHODS
+from models.methods import METHODS, find_method
 from utils.config import BACKBONE
 from utils.runs import FORGETTING, PERCENT, TASK_SIZES
 from utils.seeds import set_generators
@@ -75,6 +75,12 @@ def _random_state(value: Any) -> Any:
     return value
 
 
+def _nets(value: Any) -> dict[str, Any]:
+    require(isinstance(value, dict) and "network" in value)
+    entries(dict.fromkeys(value, _NET)).check(value)
+    return value
+
+
 STATE = Kind("a network's tensors by name", _state)
 GENERATOR = Kind("the state of a generator", _generator)
 RANDOM = Kind("the states of the generators", _random_state)
@@ -117,18 +123,30 @@ _RECORDS = entries(
 )
 _TRAINING = entries(
     {
+        "stage": TEXT,
         "optimizer": entries({"state": OBJECT, "param_groups": several("groups", OBJECT)}),
         "scheduler": OBJECT,
-        "losses": tensor(torch.float32, None, 3),
+        "losses": tensor(torch.float32, None, None),
         **dict.fromkeys(("epoch", "step"), whole()),
         "order": or_none(Kind("the order of an epoch", _order)),
         "seconds": _TIME,
     }
 )
+SHAPE = entries(  # of `AdaptiveNet.shape`
+    {
+        "convnet_type": BACKBONE,
+        **dict.fromkeys(("trunks", "blocks"), choice("one", "per task")),
+        "num_blocks": whole(1, 10**6),
+        **dict.fromkeys(("classes", "aux_classes"), whole()),
+        "aux_head": SWITCH,
+    }
+)
+_NET = entries({"shape": SHAPE, "weights": STATE})
 _LEARNER = entries(
     {
         "task": whole(0, 10**6),
-        "network": STATE,
+        "nets": Kind("networks by name", _nets),
+        "extra": OBJECT,
         "exemplars": EXEMPLARS,
         "generator": tensor(torch.uint8, None),
         "generator_device": choice("cpu", "cuda"),
@@ -178,6 +196,9 @@ _TASK = entries(
         "network": STATE,
     },
     {
+        "model_name": TEXT,
+        "shape": SHAPE,
+        "extra": OBJECT,
         "exemplars": EXEMPLARS,
         "test_accuracy": or_none(PERCENT),
         "draws": or_none(GENERATOR),
@@ -211,8 +232,13 @@ def require_run(content: dict[str, Any]) -> None:
             raise ValueError("weight_norms has other rows before than after")
     if learner["task"] == done and not progress["trained"] and learner["training"] is None:
         raise ValueError(f"nothing is there of the training of task {done + 1}")
-    if len(learner["exemplars"]) != sum(sizes[:done]):
-        raise ValueError(f"there are exemplars of {len(learner['exemplars'])} classes")
+    _require_exemplars(learner["exemplars"], content["config"].get("model_name"), sum(sizes[:done]))
+
+
+def _require_exemplars(exemplars: list[Tensor], model_name: str | None, classes: int) -> None:
+    method = find_method(model_name or "memo")  # only older files of MEMO do not say it
+    if len(exemplars) != (classes if method.exemplars else 0):
+        raise ValueError(f"there are exemplars of {len(exemplars)} classes")
 
 
 def require_task(content: dict[str, Any]) -> None:
@@ -223,5 +249,5 @@ def require_task(content: dict[str, Any]) -> None:
         raise ValueError(f"task is {task}, but task_sizes has {len(sizes)}")
     if sorted(content["class_order"]) != list(range(sum(sizes))):
         raise ValueError(f"class_order is not every class from 0 to {sum(sizes) - 1} once")
-    if "exemplars" in content and len(content["exemplars"]) != sum(sizes[:task]):
-        raise ValueError(f"there are exemplars of {len(content['exemplars'])} classes")
+    if "exemplars" in content:
+        _require_exemplars(content["exemplars"], content.get("model_name"), sum(sizes[:task]))

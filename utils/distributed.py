@@ -78,6 +78,21 @@ class Group:
         start = self.rank * size + min(self.rank, larger)
         return slice(start, start + size + (self.rank < larger))
 
+    def share_and_weight(self, n: int) -> tuple[slice, float]:
+        """Return this process's part of a batch of `n` images, and the weight of its mean loss.
+
+        The mean over all processes of weight x mean loss is the mean loss of the batch.
+
+        A process that is left without an image (n < processes) must still take part in the sum of
+        the gradients. It computes with the batch's first image and weight 0. That reaches nothing
+        but its own BatchNorm statistics, and only rank 0's, which always has images, are used. With
+        SyncBatchNorm that image would count in everyone's, but there a batch may be empty, so that
+        the step leaves it out (no loader needs to make a batch of nothing).
+        """
+        share = self.share(n)
+        size = share.stop - share.start
+        return (share if size else slice(0, 1)), size * self.world / n
+
     def on_main(self, function: Callable[..., Any], *args: Any, **named: Any) -> Any:
         """Call a function on rank 0 while the others wait; return what it gave, elsewhere None.
 

@@ -12,6 +12,7 @@ the same name that ends in .json, which says what else is needed to use it:
     format                "memo-export-1"
     weights_sha256        of FILE, so that the two cannot be mixed up
     convnet_type          "memo_resnet32", ...
+    shape                 of the network, for `AdaptiveNet.rebuild`
     task, task_sizes      after which task, counted from 1; the classes of each up to that one
     class_order           the data set's class at each position of the logits
     class_names           their names, or the data set's numbers in words where it has no names
@@ -42,12 +43,15 @@ from utils.checkpoint import (
     CheckpointError,
     load_state_dict,
     load_task_checkpoint,
+    memo_shape,
     save_state_dict,
 )
+from utils.checkpoint_form import UNFIT
 from utils.config import Config
 from utils.data import data_settings, describe, load_dataset
 from utils.data_manager import DataManager, split_classes
 from utils.devices import resolve_devices, set_up_cudnn
+from utils.engine.run import Run
 from utils.experiment import make_loaders
 from utils.files import read_json, write_file
 from utils.images import eval_transform, open_image
@@ -105,21 +109,17 @@ def evaluate_run(config: Config, run_dir: str | Path, task: int | None, export: 
         config.init_cls,
         config.increment,
     )
-    train_data, test_data = make_loaders(data, tasks, devices[0], config.num_workers)
-    learner = find_learner(config.model_name)(config, tasks, train_data, test_data, devices)
-    for _ in range(saved["task"]):
-        learner.begin_task()
-    problem = state_mismatch(learner.network.state_dict(), saved["network"])
-    if problem:
-        raise CheckpointError(f"{file} does not fit: {problem}")
-    learner.network.load_state_dict(saved["network"])
+    loaders = make_loaders(data, tasks, devices[0], config.num_workers)
+    learner = find_learner(config.model_name)(Run(config, tasks, *loaders, devices))
+    network = {"shape": saved["shape"], "weights": saved["network"]}
     try:
-        learner.load_exemplars(saved["exemplars"])
-    except ValueError as error:
+        kept = saved["extra"], saved["exemplars"]
+        learner.load_task(saved["task"] - 1, {"network": network}, *kept)
+    except UNFIT as error:
         raise CheckpointError(f"{file} does not fit: {error}") from error
     predictions = learner.evaluate()
-    train_data.close()
-    test_data.close()
+    for loader in loaders:
+        loader.close()
     measured = evaluate_task(
         saved["task"], predictions.cnn, predictions.nme, predictions.targets, tasks.task_sizes
     )
@@ -163,6 +163,7 @@ def _facts(saved: dict[str, Any], config: Config, notes: dict[str, Any]) -> dict
     return {
         "format": EXPORT_FORMAT,
         "convnet_type": saved["convnet_type"],
+        "shape": saved["shape"],
         "task": saved["task"],
         "task_sizes": sizes,
         "class_order": classes,
@@ -270,10 +271,13 @@ def load_exported(path: str | Path) -> Exported:
             "copy both of one export, or export again"
         )
     try:
-        network = AdaptiveNet(facts["convnet_type"])
-        for classes in facts["task_sizes"]:
-            network.grow(classes)
+        shape = facts.get("shape") or memo_shape(facts["convnet_type"], facts["task_sizes"])
+        network = AdaptiveNet.rebuild(shape)
         problem = state_mismatch(network.state_dict(), state)
+        if sum(facts["task_sizes"]) != network.num_classes:
+            problem = (
+                f"task_sizes of {sum(facts['task_sizes'])} and not {network.num_classes} classes"
+            )
         if len(facts["class_names"]) != network.num_classes:
             problem = f"{len(facts['class_names'])} class_names for {network.num_classes} classes"
     except (KeyError, TypeError, ValueError) as error:

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from models import find_learner
-from models.base import Learner, Predictions, TrainingError
+from models.base import Learner, Predictions
 from models.methods import find_method
 from utils import pictures
 from utils.augment import EvalTransform, TrainTransform
@@ -44,6 +44,8 @@ from utils.devices import (
     set_up_cudnn,
 )
 from utils.distributed import Group
+from utils.engine.fit import TrainingError
+from utils.engine.run import Run
 from utils.exemplars import ExemplarMemory
 from utils.file_loader import FileLoader, FileReader
 from utils.files import remove_leftovers
@@ -143,10 +145,8 @@ def run(
         log.warning("%s", sentence)
         notes.append(sentence)
     with Control(config.checkpoint_every, config.max_minutes, started, group) as control:
-        results = [
-            run_class_order(config, data, devices, seed, control, call, notes, group)
-            for seed in config.seed
-        ]
+        session = Session(config, data, devices, group, control, call, notes)
+        results = [run_class_order(session, seed) for seed in config.seed]
     _report_seeds(config.seed, results)
     others = [seed for seed in call.seeds if seed not in config.seed]
     if others:
@@ -156,6 +156,36 @@ def run(
             ", ".join(map(str, others)),
         )
     return results
+
+
+@dataclass(frozen=True)
+class Session:
+    """What the runs of one call of the program have in common.
+
+    notes: warnings that the terminal has had before there was a main.log.
+    """
+
+    config: Config
+    data: ImageArrays | ImageFiles
+    devices: list[torch.device]
+    group: Group
+    control: Control
+    call: Call
+    notes: Sequence[str]
+
+    def run_of(self, seed: int, device: torch.device | None = None, workers: int = 0) -> Run:
+        """Return what the learner of a class order works with, on another device if one is given.
+
+        Args:
+            seed: of the class order.
+            device: where to compute, alone; None means where the session does.
+            workers: processes that read images.
+        """
+        tasks = make_tasks(self.config, self.data, seed)
+        devices = self.devices if device is None else [device]
+        loaders = make_loaders(self.data, tasks, devices[0], workers)
+        group = self.group if device is None else Group()
+        return Run(self.config, tasks, *loaders, devices, group)
 
 
 def find_devices(config: Config, group: Group) -> tuple[list[torch.device], str | None]:
@@ -203,8 +233,7 @@ def _require_first_task(config: Config) -> None:
 
 def _require_folders(config: Config, call: Call) -> None:
     """Raise ConfigError, before anything is read or trained, where no run can be written."""
-    kind = config.log_dir, config.prefix, config.dataset, config.model_name, config.debug
-    for folder in {call.folders.get(seed, runs_folder(*kind)) for seed in config.seed}:
+    for folder in {call.folders.get(seed, runs_folder(config)) for seed in config.seed}:
         require_log_folder(folder)
 
 
@@ -219,177 +248,76 @@ def _load_data(config: Config, noted: dict[str, Any] | None) -> ImageArrays | Im
     return data
 
 
-def run_class_order(
-    config: Config,
-    data: ImageArrays | ImageFiles,
-    devices: list[torch.device],
-    seed: int,
-    control: Control,
-    call: Call,
-    notes: Sequence[str],
-    group: Group,
-) -> Metrics:
+def run_class_order(session: Session, seed: int) -> Metrics:
     """Run all tasks of one class order, or those that are left of it.
 
     Its files are brought up to date after every task, its checkpoint more often.
     """
+    config, group, call = session.config, session.group, session.call
     resumed = seed in call.folders
-    folder = call.folders.get(seed) or group.from_main(
-        run_folder,
-        log_dir=config.log_dir,
-        prefix=config.prefix,
-        dataset=config.dataset,
-        model_name=config.model_name,
-        convnet_type=config.convnet_type,
-        init_cls=config.init_cls,
-        increment=config.increment,
-        memory_size=config.memory_size,
-        seed=seed,
-        start_time=time.time(),
-        debug=config.debug,
-    )
+    folder = call.folders.get(seed) or group.from_main(run_folder, config, seed, time.time())
     with contextlib.ExitStack() as stack:
         if not resumed:
             group.on_main(stack.enter_context, _leaving_nothing_useless(folder))
         group.on_main(stack.enter_context, locked(folder))
         if resumed:
-            group.on_main(refuse_other_files, folder, read_config(folder)[0], describe(data))
-        checkpoint = group.from_main(_take_up, folder, config, data, seed) if resumed else None
+            there = read_config(folder)[0]
+            group.on_main(refuse_other_files, folder, there, describe(session.data))
+        checkpoint = group.from_main(_take_up, folder, session, seed) if resumed else None
         if checkpoint and tasks_done(checkpoint) >= tasks_to_do(config):
             return group.from_main(_finished, folder)
-        metrics = _run_in_folder(
-            folder, config, data, devices, seed, control, call, notes, checkpoint, group
-        )
+        metrics = _run_in_folder(session, seed, folder, checkpoint)
         with _saying_how_to_go_on(folder, call, group, "all is saved but its pictures; "):
-            group.on_main(_draw, folder, control)
+            group.on_main(_draw, folder, session.control)
         log.info("results and pictures: %s", folder)
         return metrics
 
 
 def _run_in_folder(
-    folder: Path,
-    config: Config,
-    data: ImageArrays | ImageFiles,
-    devices: list[torch.device],
-    seed: int,
-    control: Control,
-    call: Call,
-    notes: Sequence[str],
-    checkpoint: dict[str, Any] | None,
-    group: Group,
+    session: Session, seed: int, folder: Path, checkpoint: dict[str, Any] | None
 ) -> Metrics:
     """Run the tasks of one class order that come after a checkpoint, or all of them."""
-    tasks = make_tasks(config, data, seed)
+    config, group, control = session.config, session.group, session.control
     with contextlib.ExitStack() as stack:
-        written = {**config.to_dict(), "seed": [seed]}
-        about = {"_call": call.name, "_seeds": call.seeds, **provenance(devices, group.world)}
-        about["_precision"] = resolve_precision(config.precision, devices[0])
-        if describe(data):
-            about["_data"] = describe(data)
-
-        def open_logbook() -> Logbook:
-            logbook = Logbook(
-                folder,
-                find_method(config.model_name),
-                tensorboard=config.tensorboard,
-                class_names=data.listing.classes if data.listing else (),
-            )
-            stack.enter_context(logbook)
-            logbook.write_config({**written, **about})
-            return logbook
-
-        def write_notes() -> None:
-            # Said on the terminal before there was a main.log.
-            for sentence in data.listing.found if data.listing else ():
-                logbook.note(f"{config.dataset}: {sentence}", logging.INFO)
-            for note in notes:
-                logbook.note(note)
-
-        logbook = group.on_main(open_logbook)  # None on the other ranks, which write nothing
-        stack.enter_context(_saying_how_to_go_on(folder, call, group))
-        machines = list(checkpoint["machines"]) if checkpoint else []
-        machine = machine_facts(config, devices, group.world)
-        if machine not in machines:
-            machines.append(machine)
+        writer = _Writer(session, seed, folder)
+        group.on_main(stack.enter_context, writer)  # the other ranks write nothing
+        stack.enter_context(_saying_how_to_go_on(folder, session.call, group))
         torch.manual_seed(stream_seed(config.torch_seed, WEIGHTS))
-        train_data, test_data = make_loaders(data, tasks, devices[0], config.num_workers)
-        stack.callback(train_data.close)
-        stack.callback(test_data.close)
-        learner = find_learner(config.model_name)(
-            config, tasks, train_data, test_data, devices, group
-        )
-        learner.after_epoch = lambda: logbook.write_epochs(learner.epochs)
-        learner.files = data.listing.identity if data.listing else None
-        if group.main:
-            work = work_of(config, tasks, tasks_to_do(config))
-            forecast = Forecast(work, config.seed[config.seed.index(seed) + 1 :])
-            learner.display = Display(tasks.num_tasks, forecast, shown=True)
-        progress = Progress(Metrics(tasks.task_sizes), [], [])
-        if checkpoint is None:
-            log.info("%s", title_of(written, tasks.task_sizes))
-            where = ", ".join(str(device) for device in devices)
-            if group.world > 1:
-                where = f"{group.world} processes, the first on {where}"
-            log.info("on %s; logs in %s", where, folder)
-            group.on_main(write_notes)
-            log.info("%s", _budget(config, tasks))
-        else:
-            learner.load_state_dict(checkpoint["learner"])
-            progress = Progress.from_dict(checkpoint["progress"])
-            set_random_state(checkpoint["random"])
-            task = len(progress.seconds)
-            where = "in" if learner.task == task else "before"
-            log.info("resumed %s task %d: going on with %s", where, task + 1, folder)
-            warning = changed_machine(machines)
-            if warning:
-                log.warning("%s", warning)
+        run = session.run_of(seed, workers=config.num_workers)
+        stack.callback(run.train_data.close)
+        stack.callback(run.test_data.close)
+        learner = find_learner(config.model_name)(run)
+        progress = writer.begin(learner, checkpoint)
         began = time.perf_counter() - progress.spent  # the task in progress
 
-        def write_checkpoint() -> None:
-            progress.spent = time.perf_counter() - began
-            progress.peak_memory = max(progress.peak_memory, peak_memory(devices[0]))
-            save_run(
-                folder,
-                {
-                    "config": written,
-                    "machines": machines,
-                    "call": [call.name, call.seeds],
-                    "versions": {key: str(about[key]) for key in ("_python", "_torch", "_numpy")},
-                    "learner": learner.state_dict(),
-                    "progress": progress.to_dict(),
-                    "random": random_state(),
-                    "log_bytes": logbook.sync(),
-                },
-            )
-
         def save() -> None:
-            learner.collect()
-            group.on_main(write_checkpoint)
+            learner.engine.collect()
+            group.on_main(writer.write_checkpoint, learner, progress, time.perf_counter() - began)
 
-        def end_task() -> tuple[Progress, list[torch.Tensor]]:
-            task, doing = len(progress.seconds), learner.display.doing
+        def end_task() -> tuple[Progress, dict[str, Any]]:
+            task, doing = len(progress.seconds), run.display.doing
             with control.interruptible():
                 with doing("choosing exemplars", task):
                     learner.end_task()
                 with doing("testing", task):
                     predictions = learner.evaluate()
             progress.add(predictions, len(learner.memory), time.perf_counter() - began)
-            progress.peak_memory = max(progress.peak_memory, peak_memory(devices[0]))
-            _write_task(folder, config, tasks, learner, logbook, progress, predictions)
-            return progress, learner.memory.state_dict()
+            progress.peak_memory = max(progress.peak_memory, peak_memory(run.devices[0]))
+            writer.write_task(learner, progress, predictions)
+            return progress, learner.hand_out()
 
         control.save = save
-        learner.control = control
+        run.control = control
         while len(progress.seconds) < tasks_to_do(config):
             if learner.task < len(progress.seconds):
                 began = time.perf_counter()
                 learner.begin_task()
             if not progress.trained:
-                learner.train_task()
+                learner.learn_task()
                 progress.trained = True
                 control.checkpoint()
-            progress, exemplars = group.from_main(end_task)
-            learner.follow(exemplars)
+            progress, handed = group.from_main(end_task)
+            learner.follow(handed)
             began = time.perf_counter()
             if len(progress.seconds) < tasks_to_do(config):
                 control.checkpoint()
@@ -475,68 +403,155 @@ class Progress:
         return cls(**{**state, "metrics": Metrics.from_dict(state["metrics"])})
 
 
-def _write_task(
-    folder: Path,
-    config: Config,
-    tasks: DataManager,
-    learner: Learner,
-    logbook: Logbook,
-    progress: Progress,
-    predictions: Predictions,
-) -> None:
-    """Write and say what a finished task gave."""
-    metrics, exemplars, seconds = progress.metrics, progress.exemplars, progress.seconds
-    finished = len(seconds) == tasks_to_do(config)
-    # The results first: a disk too full for the network may have room for them.
-    logbook.write_task(
-        metrics,
-        exemplars,
-        seconds,
-        predictions,
-        tasks.class_order,
-        finished,
-        epochs=learner.epochs,
-        weight_norms=learner.weight_norms,
-        blocks=learner.blocks.rows if learner.blocks else (),
-        peak_memory=progress.peak_memory,
-    )
-    log.info("%s", task_line(metrics.tasks[-1], tasks.num_tasks, exemplars[-1], seconds[-1]))
-    save_task_checkpoint(
-        folder / f"task_{len(seconds)}.pt",
-        {
-            "convnet_type": config.convnet_type,
-            "dataset": config.dataset,
-            "task": len(seconds),
-            "task_sizes": tasks.task_sizes,
-            "class_order": tasks.class_order,
-            "network": learner.network.state_dict(),
-            "exemplars": learner.memory.state_dict(),
-            "test_accuracy": metrics.tasks[-1].cnn_top1,
-            "draws": learner.draws(),
-            "files": learner.files,
-        },
-    )
-    if finished:
-        log.info("%s", final_table(metrics, exemplars, seconds, find_method(config.model_name)))
+class _Writer:
+    """What one run leaves in its folder and says; a context manager, for rank 0 alone."""
+
+    def __init__(self, session: Session, seed: int, folder: Path) -> None:
+        self.session, self.folder = session, folder
+        self.settings = {**session.config.to_dict(), "seed": [seed]}
+        self.logbook: Logbook | None = None
+        self.machines: list[dict[str, Any]] = []
+        self.about: dict[str, Any] = {}
+
+    def __enter__(self) -> "_Writer":
+        config, call, data = self.session.config, self.session.call, self.session.data
+        devices = self.session.devices
+        self.about = {"_call": call.name, "_seeds": call.seeds}
+        self.about |= provenance(devices, self.session.group.world)
+        self.about["_precision"] = resolve_precision(config.precision, devices[0])
+        if describe(data):
+            self.about["_data"] = describe(data)
+        self.logbook = Logbook(
+            self.folder,
+            find_method(config.model_name),
+            tensorboard=config.tensorboard,
+            class_names=data.listing.classes if data.listing else (),
+        )
+        self.logbook.write_config({**self.settings, **self.about})
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.logbook.__exit__(*exception)
+
+    def begin(self, learner: Learner, checkpoint: dict[str, Any] | None) -> "Progress":
+        """Say what begins or is gone on with; all processes take the checkpoint up."""
+        config, data, run = self.session.config, self.session.data, learner.run
+        group = run.group
+        run.files = data.listing.identity if data.listing else None
+        if group.main:
+            seed = self.settings["seed"][0]
+            work = work_of(config, run.tasks, tasks_to_do(config))
+            forecast = Forecast(work, config.seed[config.seed.index(seed) + 1 :])
+            run.display = Display(run.tasks.num_tasks, forecast, shown=True)
+            run.write_epochs = self.logbook.write_epochs
+        self.machines = list(checkpoint["machines"]) if checkpoint else []
+        machine = machine_facts(config, run.devices, group.world)
+        if machine not in self.machines:
+            self.machines.append(machine)
+        if checkpoint is None:
+            log.info("%s", title_of(self.settings, run.tasks.task_sizes))
+            where = ", ".join(str(device) for device in run.devices)
+            if group.world > 1:
+                where = f"{group.world} processes, the first on {where}"
+            log.info("on %s; logs in %s", where, self.folder)
+            group.on_main(self._write_notes)
+            log.info("%s", _budget(config, run.tasks))
+            return Progress(Metrics(run.tasks.task_sizes), [], [])
+        learner.load_state_dict(checkpoint["learner"])
+        progress = Progress.from_dict(checkpoint["progress"])
+        set_random_state(checkpoint["random"])
+        task = len(progress.seconds)
+        where = "in" if learner.task == task else "before"
+        log.info("resumed %s task %d: going on with %s", where, task + 1, self.folder)
+        warning = changed_machine(self.machines)
+        if warning:
+            log.warning("%s", warning)
+        return progress
+
+    def _write_notes(self) -> None:
+        """Put into main.log what the terminal was told before there was one."""
+        listing = self.session.data.listing
+        for sentence in listing.found if listing else ():
+            self.logbook.note(f"{self.session.config.dataset}: {sentence}", logging.INFO)
+        for note in self.session.notes:
+            self.logbook.note(note)
+
+    def write_checkpoint(self, learner: Learner, progress: "Progress", spent: float) -> None:
+        """Save the run as it is now, `spent` seconds into its task."""
+        progress.spent = spent
+        progress.peak_memory = max(progress.peak_memory, peak_memory(self.session.devices[0]))
+        versions = {key: str(self.about[key]) for key in ("_python", "_torch", "_numpy")}
+        save_run(
+            self.folder,
+            {
+                "config": self.settings,
+                "machines": self.machines,
+                "call": [self.session.call.name, self.session.call.seeds],
+                "versions": versions,
+                "learner": learner.state_dict(),
+                "progress": progress.to_dict(),
+                "random": random_state(),
+                "log_bytes": self.logbook.sync(),
+            },
+        )
+
+    def write_task(self, learner: Learner, progress: "Progress", predictions: Predictions) -> None:
+        """Write and say what a finished task gave."""
+        config, tasks = learner.config, learner.tasks
+        metrics, exemplars, seconds = progress.metrics, progress.exemplars, progress.seconds
+        finished = len(seconds) == tasks_to_do(config)
+        # The results first: a disk too full for the network may have room for them.
+        self.logbook.write_task(
+            metrics,
+            exemplars,
+            seconds,
+            predictions,
+            tasks.class_order,
+            finished,
+            epochs=learner.engine.epochs,
+            weight_norms=learner.weight_norms,
+            blocks=learner.engine.blocks.rows if learner.engine.blocks else (),
+            peak_memory=progress.peak_memory,
+        )
+        log.info("%s", task_line(metrics.tasks[-1], tasks.num_tasks, exemplars[-1], seconds[-1]))
+        save_task_checkpoint(
+            self.folder / f"task_{len(seconds)}.pt",
+            {
+                "model_name": config.model_name,
+                "convnet_type": config.convnet_type,
+                "dataset": config.dataset,
+                "task": len(seconds),
+                "task_sizes": tasks.task_sizes,
+                "class_order": tasks.class_order,
+                "shape": learner.network.shape(),
+                "network": learner.network.state_dict(),
+                "extra": learner.extra_state(),
+                "exemplars": learner.memory.state_dict(),
+                "test_accuracy": metrics.tasks[-1].cnn_top1,
+                "draws": learner.draws(),
+                "files": learner.run.files,
+            },
+        )
+        if finished:
+            log.info("%s", final_table(metrics, exemplars, seconds, learner.method))
 
 
-def _require_fit(
-    checkpoint: dict[str, Any], config: Config, data: ImageArrays | ImageFiles, seed: int
-) -> None:
+def _require_fit(checkpoint: dict[str, Any], session: Session, seed: int) -> None:
     """Raise ValueError, or another of UNFIT, if a run could not go on from what a checkpoint says.
 
     Tried with a learner that is thrown away: the one that is to go on must not be left half-way.
     """
-    tasks = make_tasks(config, data, seed)
-    if checkpoint["progress"]["metrics"]["task_sizes"] != tasks.task_sizes:
+    run = session.run_of(seed, torch.device("cpu"))
+    if checkpoint["progress"]["metrics"]["task_sizes"] != run.tasks.task_sizes:
         raise ValueError("its tasks have other numbers of classes")
-    training = checkpoint["learner"]["training"]
-    epochs = config.epochs if checkpoint["learner"]["task"] else config.init_epoch
-    if checkpoint["progress"]["trained"] and training and training["epoch"] < epochs:
-        raise ValueError("its training is said to be over, but was not")
-    cpu = torch.device("cpu")
-    learner = find_learner(config.model_name)(config, tasks, *make_loaders(data, tasks, cpu), [cpu])
+    learner = find_learner(session.config.model_name)(run)
     learner.load_state_dict(checkpoint["learner"])
+    learner.rehearse()
+    training, over = learner.engine.training, checkpoint["progress"]["trained"]
+    if training and over:
+        stage = training.stage
+        if (stage.name, training.epoch) != (learner.method.stages[-1], stage.schedule.epochs):
+            raise ValueError("its training is said to be over, but was not")
 
 
 def make_tasks(config: Config, data: ImageArrays | ImageFiles, seed: int) -> DataManager:
@@ -547,19 +562,18 @@ def make_tasks(config: Config, data: ImageArrays | ImageFiles, seed: int) -> Dat
     )
 
 
-def _take_up(
-    folder: Path, config: Config, data: ImageArrays | ImageFiles, seed: int
-) -> dict[str, Any] | None:
+def _take_up(folder: Path, session: Session, seed: int) -> dict[str, Any] | None:
     """Return the checkpoint that a run goes on from, and bring its folder back to that moment.
 
     Lines of main.log about work that will be done again are cut off, so that none is there twice.
     """
+    config = session.config
     remove_leftovers(folder)
 
     def fits(content: dict[str, Any]) -> None:
         # Not where the settings are others: that is said below, in its own words.
         if not changed_keys(content["config"] | {"seed": config.seed}, config.to_dict()):
-            _require_fit(content, config, data, seed)
+            _require_fit(content, session, seed)
 
     checkpoint, warning = load_run(folder, fits)
     if warning:

@@ -55,6 +55,8 @@ from utils.settings import printable
 if TYPE_CHECKING:
     import torch
 
+    from utils.config import Config
+
 LOGGER = logging.getLogger("memo")
 REPOSITORY = Path(__file__).resolve().parent.parent
 # Raise it with every change that gives the same settings and seeds other results: runs of different
@@ -72,27 +74,13 @@ def epoch_columns(method: Method) -> tuple[str, ...]:
     )
 
 
-def runs_folder(
-    log_dir: str | Path, prefix: str, dataset: str, model_name: str, debug: bool = False
-) -> Path:
-    """Return the folder in which the folders of such runs are."""
-    return Path(log_dir, "debug" if debug else "", prefix, dataset, model_name)
+def runs_folder(config: "Config") -> Path:
+    """Return the folder in which the folders of runs with these settings are."""
+    names = "debug" if config.debug else "", config.prefix, config.dataset, config.model_name
+    return Path(config.log_dir, *names)
 
 
-def run_folder(
-    *,
-    log_dir: str | Path,
-    prefix: str,
-    dataset: str,
-    model_name: str,
-    convnet_type: str,
-    init_cls: int,
-    increment: int,
-    memory_size: int,
-    seed: int,
-    start_time: float,
-    debug: bool = False,
-) -> Path:
+def run_folder(config: "Config", seed: int, start_time: float) -> Path:
     """Create the folder of a run and return its path.
 
     ``{log_dir}/[debug/]{prefix}/{dataset}/{model_name}/{start time}_{convnet_type}_B{base}_Inc
@@ -101,15 +89,18 @@ def run_folder(
     second gets "-2" at the end of its name, the third "-3", also when they start on two machines.
 
     Args:
+        config: the settings of the run.
+        seed: of its class order.
         start_time: seconds since 1970, as from ``time.time()``; the name has the local time.
 
     Raises:
         OSError: the folder cannot be created; the error names it.
     """
-    base = 0 if init_cls == increment else init_cls
+    base = 0 if config.init_cls == config.increment else config.init_cls
     start = time.strftime("%Y-%m-%d_%H-%M-%S", time.localtime(start_time))
-    name = f"{start}_{convnet_type}_B{base}_Inc{increment}_ms{memory_size}_seed{seed}"
-    parent = runs_folder(log_dir, prefix, dataset, model_name, debug)
+    split = f"B{base}_Inc{config.increment}"
+    name = f"{start}_{config.convnet_type}_{split}_ms{config.memory_size}_seed{seed}"
+    parent = runs_folder(config)
     parent.mkdir(parents=True, exist_ok=True)
     folder, copies = parent / name, 1
     while True:

@@ -140,9 +140,7 @@ def find_call(config: Config, resume: str | bool | None) -> Call:
         )
         return Call(name, {config.seed[0]: folder}, list(seeds))
 
-    parent = runs_folder(
-        config.log_dir, config.prefix, config.dataset, config.model_name, config.debug
-    )
+    parent = runs_folder(config)
     calls: dict[str, dict[int, Path]] = {}
     # Names begin with the time, so the newest is last.
     begun = {*parent.glob("*/config.json"), *parent.glob(f"*/{NEWEST}")}

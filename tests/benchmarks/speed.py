@@ -51,6 +51,7 @@ from utils.config import Config
 from utils.cuda_graph import ORDINARY_STEPS
 from utils.data_manager import DataManager
 from utils.devices import make_fast, peak_memory
+from utils.engine.run import Run
 from utils.inc_net import AdaptiveNet
 from utils.loader import ResidentLoader
 from utils.logbook import provenance
@@ -143,7 +144,7 @@ class Ours:
         train = ResidentLoader(data.train, tasks.train_labels, *transforms, device)
         test = ResidentLoader(data.test, tasks.test_labels, *transforms, device)
         torch.manual_seed(config.torch_seed)
-        self.learner = Memo(config, tasks, train, test, [device])
+        self.learner = Memo(Run(config, tasks, train, test, [device]))
         self.device = device
         # Epochs after which every step, the last smaller one too, is what it is from then on.
         self.graph = settings.get("cuda_graph", False) and device.type == "cuda"
@@ -158,12 +159,12 @@ class Ours:
     def train(self, rows: np.ndarray, epochs: int = 1) -> float:
         """Train on these images; return the seconds of the last epoch, as the learner logs them."""
         learner = self.learner
-        learner.training = None
+        learner.engine.training = None
         learner.config = replace(learner.config, init_epoch=epochs, epochs=epochs)
         with patch.object(learner, "training_indices", lambda: rows):
             learner.train_task()
-        learner.training = None
-        return learner.epochs[-1]["seconds"]
+        learner.engine.training = None
+        return learner.engine.epochs[-1]["seconds"]
 
     def steps(self, rows: np.ndarray) -> list[dict[str, float]]:
         """Train an epoch on these images; return the seconds of each step and of its parts."""
@@ -172,7 +173,7 @@ class Ours:
             count = len(rows) / self.learner.config.batch_size
             return [{"step": self.epoch(rows) / count}]
         marks = Marks(self.device)
-        step, backward = self.learner.training_step, torch.Tensor.backward
+        step, backward = self.learner.engine.training_step, torch.Tensor.backward
 
         def marked_step(*args, **kwargs):
             marks("data")
@@ -186,7 +187,7 @@ class Ours:
             marks("backward")
 
         with (
-            patch.object(self.learner, "training_step", marked_step),
+            patch.object(self.learner.engine, "training_step", marked_step),
             patch.object(torch.Tensor, "backward", marked_backward),
         ):
             self.train(rows)
@@ -474,7 +475,7 @@ def convolutions_alone(each: Ours, rows: np.ndarray) -> dict[str, float]:
     """
     with _Convolutions() as noted:
         each.train(rows)
-    with torch.no_grad(), training_precision(each.learner.precision):
+    with torch.no_grad(), training_precision(each.learner.run.precision):
         seconds = {
             name: Timer("call()", globals={"call": call}, num_threads=torch.get_num_threads())
             .blocked_autorange(min_run_time=0.3)

@@ -1,0 +1,1 @@
+"""What trains a learner, whatever its method: `run` (what it works with), `fit` (the loop)."""
