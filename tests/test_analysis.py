@@ -13,8 +13,9 @@ from conftest import REPOSITORY
 from processes import run_forked
 
 import convs
+from models.methods import METHODS
 from utils import checkpoint
-from utils.analysis import block_grams, centred_gram, linear_cka, main, read_blocks
+from utils.analysis import block_grams, centred_gram, linear_cka, main, read_blocks, similarity
 from utils.inc_net import AdaptiveNet
 
 TINY = """
@@ -71,11 +72,30 @@ def test_maps_are_those_of_the_task_s_path():
     network.eval()
     images = torch.randn(6, 3, 32, 32)
     shallow = centred_gram(network.generalized(images).detach())
-    for task in (0, 1):
-        grams = block_grams(network, task, images)
-        deep = network.specialized[task].AdaptiveBlock(network.generalized(images)).detach()
-        torch.testing.assert_close(grams[0], shallow)
-        torch.testing.assert_close(grams[1], centred_gram(deep))
+    grams = block_grams(network, images)
+    deep = network.specialized[1].AdaptiveBlock(network.generalized(images)).detach()
+    torch.testing.assert_close(grams[0], shallow)
+    torch.testing.assert_close(grams[1], centred_gram(deep))
+
+
+@pytest.mark.parametrize(
+    ("method", "shared"), [("memo", 1), ("der", 0), ("replay", 2)], ids=["memo", "der", "single"]
+)
+def test_every_kind_of_network_is_compared_by_the_same_blocks(method, shared):
+    row = METHODS[method]
+    network = AdaptiveNet("conv2", row.trunks, row.blocks, row.aux_head)
+    contents = []
+    for task in (1, 2, 3):
+        network.grow(2)
+        for parameter in network.parameters():
+            torch.nn.init.normal_(parameter)
+        weights = {name: value.clone() for name, value in network.state_dict().items()}
+        contents.append({"task": task, "shape": network.shape(), "network": weights})
+    names, found, cka = similarity(contents, torch.randn(6, 3, 32, 32))
+    assert names == ["generalized.encoder.0", "specialized.AdaptiveBlock"]
+    assert found == shared
+    assert cka.shape == (2, 3, 3)
+    assert (cka < 1).sum() == 2 * 6  # of two tasks
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ PDF:
 
 These are the measures of "A Model or 603 Exemplars" (Zhou, Wang, Ye, Zhan, ICLR 2023), section 4.3
 and figures 2 and 3, there for one backbone, here for the network of the run: its blocks are the
-trunk's and then those of the task's specialized block.
+trunk's and then those of the task's specialized block; of DER, those of the task's own backbone.
 
 Block-wise gradient: the L2 norm of the loss's gradient by a block's weights, averaged over the
 steps read (`utils.blocks`) and over the epochs of a task. Block-wise shift: the mean squared
@@ -23,7 +23,7 @@ with --record_blocks; without it only the similarity is computed, and the progra
 
 Similarity: linear CKA (`linear_cka`) between the feature maps that the networks after two tasks
 (RUN_DIR/task_N.pt) give for the same test images, which are of all classes of the run, evenly. The
-network after task N is the trunk of that time and the specialized block of task N.
+network after task N is the trunk of that time and the newest specialized block.
 
 Exit codes: 0 done, 1 a result cannot be written, 2 RUN_DIR cannot be used.
 """
@@ -103,18 +103,17 @@ def linear_cka(gram: Tensor, other: Tensor) -> float:
 
 
 @torch.no_grad()
-def block_grams(network: AdaptiveNet, task: int, images: Tensor) -> list[Tensor]:
-    """Return the centred Gram matrix of every block's feature maps on the path of a task.
+def block_grams(network: AdaptiveNet, images: Tensor) -> list[Tensor]:
+    """Return the centred Gram matrix of every block's feature maps on the path of the newest task.
 
     Args:
         network: in evaluation mode.
-        task: index of the specialized block.
         images: (n, 3, H, W) float32, normalised, on the network's device.
 
     Returns:
         a matrix (n, n) for each block, shallow to deep.
     """
-    blocks = list(network.path(task).values())
+    blocks = list(network.path().values())
     maps: list[list[Tensor]] = [[] for _ in blocks]
 
     def keep(index: int):
@@ -125,7 +124,7 @@ def block_grams(network: AdaptiveNet, task: int, images: Tensor) -> list[Tensor]
     try:
         with full_float32(), without_search():
             for batch in images.split(BATCH):
-                network.specialized[task](network.generalized(batch))
+                network.specialized[-1](network.generalized(batch))
     finally:
         for hook in hooks:
             hook.remove()
@@ -142,7 +141,7 @@ def similarity(
         images: (n, 3, H, W) float32, normalised; the networks are put on its device.
 
     Returns:
-        the names of the blocks, shallow to deep; how many of them are the trunk's; linear CKA
+        the names of the blocks, shallow to deep; how many of them all tasks share; linear CKA
         (blocks, checkpoints, checkpoints).
 
     Raises:
@@ -150,24 +149,32 @@ def similarity(
     """
     grams = []
     for content in checkpoints:
-        network = AdaptiveNet(content["convnet_type"])
-        for new_classes in content["task_sizes"][: content["task"]]:
-            network.grow(new_classes)
+        network = AdaptiveNet.rebuild(content["shape"])
         problem = state_mismatch(dict(network.state_dict()), content["network"])
         if problem:
-            raise AnalysisError(f"task_{content['task']}.pt holds no MEMO network: {problem}")
+            raise AnalysisError(f"task_{content['task']}.pt does not hold its network: {problem}")
         network.load_state_dict(content["network"])
         network.to(images.device).eval()
-        grams.append(block_grams(network, content["task"] - 1, images))
+        grams.append(block_grams(network, images))
     # After the loop the network is that of the last checkpoint; the blocks are the same in all.
-    names = [re.sub(r"^specialized\.\d+", "specialized", name) for name in network.path()]
+    path = list(network.path())
+    shared = sum(name.startswith("generalized.") for name in path)
+    if network.blocks == "one":
+        shared = len(path)
+    names = [_short(name) for name in path]
     tasks, blocks = len(grams), len(names)
     cka = np.ones((blocks, tasks, tasks))
     for block in range(blocks):
         for a in range(tasks):
             for b in range(a):
                 cka[block, a, b] = cka[block, b, a] = linear_cka(grams[a][block], grams[b][block])
-    return names, sum(name.startswith("generalized.") for name in names), cka
+    return names, shared, cka
+
+
+def _short(name: str) -> str:
+    """Return a block's name without its task, and as of one backbone where a task has a whole."""
+    of_backbone = re.sub(r"^specialized\.\d+\.(?=(generalized|specialized)\.)", "", name)
+    return re.sub(r"^specialized\.\d+", "specialized", of_backbone)
 
 
 def read_blocks(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[str]]:
@@ -184,7 +191,7 @@ def read_blocks(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[st
         with open(path, newline="") as file:
             rows = list(csv.DictReader(file))
         blocks = max(int(row["block"]) for row in rows)
-        names = [re.sub(r"^specialized\.\d+", "specialized", row["name"]) for row in rows[:blocks]]
+        names = [_short(row["name"]) for row in rows[:blocks]]
         tasks = np.array([int(row["task"]) for row in rows]).reshape(-1, blocks)[:, 0]
         gradients = np.array([float(row["gradient"] or "nan") for row in rows])
         shift = np.array([float(row["shift_from_first"]) for row in rows])
