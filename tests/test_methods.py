@@ -221,7 +221,7 @@ def test_three_training_steps_equal_the_published_program_s(method, file):
     assert len(steps) == 3
     for part, each in {k: v for k, v in stored.items() if k.startswith("loss_")}.items():
         near([step["losses"].pop(part.removeprefix("loss_")) for step in steps], each)
-    (row,) = learner.epochs
+    (row,) = learner.engine.epochs
     assert row["loss"] == pytest.approx(stored["loss_total"].mean(), rel=1e-6)  # in float32
     for step, norms in zip(steps, stored["grad_norms"], strict=True):
         assert not step["losses"]  # there is no other part
@@ -390,7 +390,7 @@ def test_a_whole_run_equals_the_published_program_s(title):
         known = learner.known_classes
         with torch.no_grad():
             network.classifier.weight[known:] = torch.as_tensor(now["fresh_fc_rows"])
-        learner.train_data.orders = [now[f"s0/order{epoch}"].tolist() for epoch in range(2)]
+        learner.run.train_data.orders = [now[f"s0/order{epoch}"].tolist() for epoch in range(2)]
         with watched(learner) as steps:
             learner.train_task()
         for part in {"clf", "kd", "total"} & steps[0]["losses"].keys():
@@ -403,7 +403,7 @@ def test_a_whole_run_equals_the_published_program_s(title):
         near(gamma, now.get("gamma", 1))
         check_state(network, now)
         check_predictions(learner, now, stored["test_ids"])
-        assert not learner.train_data.orders
+        assert not learner.run.train_data.orders
 
 
 def check_state(network, now):
@@ -421,7 +421,7 @@ def check_state(network, now):
 def check_predictions(learner, now, test_ids):
     """Compare logits, exemplars, class means, and the predictions of both classifiers."""
     shown = test_ids[: len(now["y_true"])]
-    _, logits = learner.forward_all(learner.test_data, shown)
+    _, logits = learner.forward_all(learner.run.test_data, shown)
     near(logits, now["cnn_logits"])
     predictions = learner.evaluate()
     place = np.searchsorted(
