@@ -61,7 +61,7 @@ from utils.logbook import (
     setup_console,
     task_line,
 )
-from utils.metrics import Metrics
+from utils.metrics import HEADLINES, Metrics
 from utils.precision import precision_warning, resolve_precision
 from utils.progress import Display, Forecast, work_of
 from utils.resume import (
@@ -147,7 +147,7 @@ def run(
     with Control(config.checkpoint_every, config.max_minutes, started, group) as control:
         session = Session(config, data, devices, group, control, call, notes)
         results = [run_class_order(session, seed) for seed in config.seed]
-    _report_seeds(config.seed, results)
+    _report_seeds(config, results)
     others = [seed for seed in call.seeds if seed not in config.seed]
     if others:
         log.info(
@@ -218,7 +218,7 @@ def _all_finished(call: Call, config: Config) -> list[Metrics]:
     if not all(folder and is_finished(folder, config) for folder in folders):
         return []
     results = [_finished(folder) for folder in folders]
-    _report_seeds(config.seed, results)
+    _report_seeds(config, results)
     return results
 
 
@@ -684,18 +684,18 @@ def make_loaders(
     )
 
 
-def _report_seeds(seeds: list[int], results: list[Metrics]) -> None:
+def _report_seeds(config: Config, results: list[Metrics]) -> None:
     """Say mean and standard deviation over several class orders; of one, nothing."""
     if len(results) < 2:
         return
-    for name, values in (
-        ("average accuracy", [metrics.average_accuracy for metrics in results]),
-        ("last accuracy", [metrics.last_accuracy for metrics in results]),
-    ):
+    headline = find_method(config.model_name).headline
+    for name, key in zip(("average", "last"), HEADLINES[headline], strict=True):
+        values = [getattr(metrics, key) for metrics in results]
         log.info(
-            "%s of the classifier over %d class orders: %.2f ± %.2f %% (standard deviation)",
+            "%s accuracy of %s over %d class orders: %.2f ± %.2f %% (standard deviation)",
             name,
-            len(seeds),
+            {"cnn": "the classifier", "nme": "NME"}[headline],
+            len(results),
             statistics.mean(values),
             statistics.stdev(values),
         )
