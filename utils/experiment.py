@@ -648,6 +648,8 @@ def memory_warning(config: Config, train_labels: np.ndarray) -> str | None:
         config: the settings.
         train_labels: `(N,)` integer, original class ids from 0.
     """
+    if not find_method(config.model_name).exemplars:
+        return None
     sizes = split_classes(config.classes, config.init_cls, config.increment)[: tasks_to_do(config)]
     memory = ExemplarMemory(config.memory_size, config.fixed_memory, config.memory_per_class)
     largest = int(np.bincount(train_labels).max())
