@@ -500,8 +500,8 @@ WRONG = (
 )
 # Where another value may be a true one, or is refused when the settings or the data are known.
 UNTOLD = re.compile(
-    "config|machines|random python 1|log_bytes|learner (records|training (optimizer param|sched))"
-    "|progress (metrics task_sizes 1|metrics tasks 0 (old|new|forgetting|per)|trained|peak)"
+    "config|machines|random python 1|log_bytes|learner records|"
+    "progress (metrics task_sizes 1|metrics tasks 0 (old|new|forgetting|per)|trained|peak)"
 )
 
 

@@ -405,10 +405,11 @@ def test_training_goes_on_from_momentum_that_lies_in_memory_in_another_way():
         step(torch.from_numpy(learner.training_indices()[:8]))
         training.step, training.order = 1, torch.arange(len(learner.training_indices()))
         state = copy.deepcopy(learner.state_dict())
-        for held in state["training"]["optimizer"]["state"].values():
-            momentum = held["momentum_buffer"]
-            if momentum.ndim == 4:
-                held["momentum_buffer"] = momentum.contiguous(memory_format=layout)
+        momenta = state["training"]["momenta"]
+        state["training"]["momenta"] = [
+            each.contiguous(memory_format=layout) if each is not None and each.ndim == 4 else each
+            for each in momenta
+        ]
         again = tiny_learner(convnet_type="memo_conv2", batch_size=8)
         again.load_state_dict(state)
         step = again.engine.make_step(begin_training(again))

@@ -184,13 +184,16 @@ def _as_run(path: Path, fits: Callable[[dict[str, Any]], None]) -> dict[str, Any
     _require_own(content, whole, path, RUN_FORMAT, "run's checkpoint")
     try:
         learner = content["learner"]
-        if "network" in learner:
+        if "network" in learner:  # of before there were several methods
             sizes = content["progress"]["metrics"]["task_sizes"]
             kind = content["config"]["convnet_type"], sizes[: learner["task"] + 1]
             weights = learner.pop("network")
             learner["nets"] = {"network": {"shape": memo_shape(*kind), "weights": weights}}
             learner["extra"] = {}
             if learner["training"] is not None:
+                held = learner["training"].pop("optimizer")
+                kept = [held["state"].get(i, {}) for i in held["param_groups"][0]["params"]]
+                learner["training"]["momenta"] = [each.get("momentum_buffer") for each in kept]
                 learner["training"]["stage"] = "train"
             for row in learner["records"]["epochs"]:
                 row["stage"] = "train"

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.methods import METHODS, find_method
+from models.methods import METHODS, Method, find_method
 from utils.config import BACKBONE
 from utils.runs import FORGETTING, PERCENT, TASK_SIZES
 from utils.seeds import set_generators
@@ -81,6 +81,13 @@ def _nets(value: Any) -> dict[str, Any]:
     return value
 
 
+def _finite(value: Any) -> Tensor:
+    require(
+        isinstance(value, Tensor) and value.is_floating_point() and bool(value.isfinite().all())
+    )
+    return value
+
+
 STATE = Kind("a network's tensors by name", _state)
 GENERATOR = Kind("the state of a generator", _generator)
 RANDOM = Kind("the states of the generators", _random_state)
@@ -124,8 +131,7 @@ _RECORDS = entries(
 _TRAINING = entries(
     {
         "stage": TEXT,
-        "optimizer": entries({"state": OBJECT, "param_groups": several("groups", OBJECT)}),
-        "scheduler": OBJECT,
+        "momenta": several("a tensor or null for each weight", or_none(Kind("", _finite))),
         "losses": tensor(torch.float32, None, None),
         **dict.fromkeys(("epoch", "step"), whole()),
         "order": or_none(Kind("the order of an epoch", _order)),
@@ -216,7 +222,7 @@ def require_run(content: dict[str, Any]) -> None:
     several("seeds", whole(0, 2**32 - 1), lambda values: values != []).check(seeds)
     progress, learner = content["progress"], content["learner"]
     sizes, tasks = progress["metrics"]["task_sizes"], progress["metrics"]["tasks"]
-    done = len(tasks)
+    method, done = find_method(content["config"].get("model_name", "memo")), len(tasks)
     if not done == len(progress["seconds"]) == len(progress["exemplars"]) <= len(sizes):
         raise ValueError("progress is of several numbers of tasks")
     if learner["task"] not in (done - 1, done) or learner["task"] >= len(sizes):
@@ -227,16 +233,17 @@ def require_run(content: dict[str, Any]) -> None:
             raise ValueError(f"the results of task {number_} are those of another")
         if (len(each["per_task_top1"]), len(each["per_class_top1"])) != (number_, seen):
             raise ValueError(f"the results of task {number_} are of other classes")
+        if (each["nme_top1"] is None, each["nme_top5"] is None) != (not method.exemplars,) * 2:
+            raise ValueError(f"the results of task {number_} are those of another method")
     for norms in learner["records"]["weight_norms"]:
         if len(norms["before"]) != len(norms["after"]):
             raise ValueError("weight_norms has other rows before than after")
     if learner["task"] == done and not progress["trained"] and learner["training"] is None:
         raise ValueError(f"nothing is there of the training of task {done + 1}")
-    _require_exemplars(learner["exemplars"], content["config"].get("model_name"), sum(sizes[:done]))
+    _require_exemplars(learner["exemplars"], method, sum(sizes[:done]))
 
 
-def _require_exemplars(exemplars: list[Tensor], model_name: str | None, classes: int) -> None:
-    method = find_method(model_name or "memo")  # only older files of MEMO do not say it
+def _require_exemplars(exemplars: list[Tensor], method: Method, classes: int) -> None:
     if len(exemplars) != (classes if method.exemplars else 0):
         raise ValueError(f"there are exemplars of {len(exemplars)} classes")
 
@@ -250,4 +257,5 @@ def require_task(content: dict[str, Any]) -> None:
     if sorted(content["class_order"]) != list(range(sum(sizes))):
         raise ValueError(f"class_order is not every class from 0 to {sum(sizes) - 1} once")
     if "exemplars" in content:
-        _require_exemplars(content["exemplars"], content.get("model_name"), sum(sizes[:task]))
+        method = find_method(content.get("model_name", "memo"))  # not in older files, of MEMO
+        _require_exemplars(content["exemplars"], method, sum(sizes[:task]))

@@ -127,8 +127,17 @@ class Training:
     order: Tensor | None = None  # in which that epoch shows the images, once it has begun
     seconds: float = 0.0  # spent on that epoch
 
+    @property
+    def trained(self) -> list[nn.Parameter]:
+        """What the optimiser changes."""
+        return self.optimizer.param_groups[0]["params"]
+
     def next_epoch(self) -> None:
-        """Note that an epoch is over."""
+        """Note that an epoch is over; the learning rate takes its step."""
+        with warnings.catch_warnings():
+            # Where training is resumed, PyTorch takes it that no step was made before.
+            warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
+            self.scheduler.step()
         self.epoch, self.step, self.order, self.seconds = self.epoch + 1, 0, None, 0.0
 
     def finite_losses(self) -> Tensor:
@@ -150,78 +159,51 @@ class Training:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Return it in tensors and plain values.
+        """Return it in tensors and plain values: the settings have the rest.
 
         Raises:
             TrainingError: a loss is not finite.
         """
-        losses, scheduler = self.finite_losses(), self.scheduler.state_dict()
-        scheduler.pop("milestones", None)  # a Counter; the settings have them
+        kept = [self.optimizer.state.get(parameter, {}) for parameter in self.trained]
         return {
             "stage": self.stage.name,
-            "optimizer": self.optimizer.state_dict(),
-            "scheduler": scheduler,
-            "losses": losses,
-            "epoch": self.epoch,
-            "step": self.step,
-            "order": self.order,
-            "seconds": self.seconds,
+            "momenta": [each.get("momentum_buffer") for each in kept],
+            "losses": self.finite_losses(),
+            **{name: getattr(self, name) for name in ("epoch", "step", "order", "seconds")},
         }
 
     def load_state_dict(self, saved: dict[str, Any], main: bool) -> None:
         """Go on, at the start of the same stage, from what `state_dict` gave.
 
         Raises:
-            ValueError, or the like: it cannot be of this stage.
+            ValueError: it cannot be of this stage.
         """
-        self.require(saved)
-        (group,) = self.optimizer.state_dict()["param_groups"]
-        group["lr"] = saved["optimizer"]["param_groups"][0]["lr"]
-        kept = {"param_groups": [group], "state": saved["optimizer"]["state"]}
-        self.optimizer.load_state_dict(kept)
-        for parameter, held in self.optimizer.state.items():
-            # Laid out in memory as the weights are, whatever they were saved from: the fused SGD
-            # goes through both in one order.
-            momentum = held["momentum_buffer"]
-            if momentum.shape != parameter.shape or not momentum.isfinite().all():
-                raise ValueError("the optimiser's momentum is not that of the weights")
-            held["momentum_buffer"] = torch.empty_like(parameter).copy_(momentum)
-        keys = ("last_epoch", "_step_count", "_last_lr")
-        self.scheduler.load_state_dict({key: saved["scheduler"][key] for key in keys})
-        if main:  # which has the sums of all processes
-            self.losses[: saved["step"]] = saved["losses"].to(self.losses.device)
-        self.epoch, self.step, self.seconds = saved["epoch"], saved["step"], saved["seconds"]
-        if saved["order"] is not None:
-            self.order = saved["order"].to(self.losses.device)
-
-    def require(self, saved: dict[str, Any]) -> None:
-        """Raise ValueError, or the like, if a checkpoint cannot be of this stage's training."""
-        stage, epoch, step, order = self.stage, saved["epoch"], saved["step"], saved["order"]
-        epochs, steps = stage.schedule.epochs, len(self.losses)
-        if epoch > epochs or step > steps or (step and epoch == epochs):
+        epoch, step, order = (saved[name] for name in ("epoch", "step", "order"))
+        epochs, images = self.stage.schedule.epochs, len(self.stage.images)
+        if epoch > epochs or step > len(self.losses) or (step and epoch == epochs):
             raise ValueError(f"there is no epoch {epoch}, step {step}")
         if saved["losses"].shape != (step, self.losses.shape[1]) or (step and order is None):
             raise ValueError(f"the losses or the order of the images are not those of step {step}")
         # Of images in files, a second column says how each is shown.
         shown = order[:, 0] if order is not None and order.dim() == 2 else order
-        images = len(stage.images)
         if shown is not None and not shown.sort().values.equal(torch.arange(images)):
             raise ValueError(f"the order of the images is not one of {images}")
-        (usual,) = self.optimizer.state_dict()["param_groups"]
-        # What no loss reaches has no momentum.
-        idle = len(list(stage.idle.parameters())) if stage.idle else 0
-        if len(saved["optimizer"]["state"]) < len(usual["params"]) - idle and (epoch or step):
-            raise ValueError("the optimiser has no momentum for some weights")
-        (group,) = saved["optimizer"]["param_groups"]
-        rate = group["lr"]
-        if not (type(rate) is float and 0 <= rate <= usual["initial_lr"] * 1.001):
-            raise ValueError(f"the learning rate is {rate}")
-        moved = {"last_epoch": epoch, "_step_count": epoch + 1, "_last_lr": [rate]}
-        due = {**usual, **self.scheduler.state_dict(), **moved}
-        given = {**due, **group, **saved["scheduler"]}  # an older PyTorch may have written less
-        for key, value in due.items():
-            if key not in ("lr", "milestones") and given[key] != value:
-                raise ValueError(f"{key} of the optimiser or its schedule is not {value}")
+        idle = set(self.stage.idle.parameters()) if self.stage.idle else ()
+        for parameter, momentum in zip(self.trained, saved["momenta"], strict=True):
+            if momentum is not None and momentum.shape == parameter.shape:
+                # Laid out in memory as the weights are, whatever they were saved from: the fused
+                # SGD goes through both in one order.
+                held = torch.empty_like(parameter, requires_grad=False).copy_(momentum)
+                self.optimizer.state[parameter]["momentum_buffer"] = held
+            elif momentum is not None or ((epoch or step) and parameter not in idle):
+                raise ValueError("the optimiser's momentum is not that of the weights")
+        while self.epoch < epoch:
+            self.next_epoch()
+        self.step, self.seconds = step, saved["seconds"]
+        if main:  # which has the sums of all processes
+            self.losses[:step] = saved["losses"].to(self.losses.device)
+        if order is not None:
+            self.order = order.to(self.losses.device)
 
 
 class Engine:
@@ -298,10 +280,6 @@ class Engine:
             while training.epoch < epochs:
                 losses, seconds = self.train_epoch(training, step, placed, clock)
                 rate = training.scheduler.get_last_lr()[0]
-                with warnings.catch_warnings():
-                    # Resumed just here, PyTorch takes it that no step was made before.
-                    warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
-                    training.scheduler.step()
                 training.next_epoch()
                 if self.blocks:
                     self.blocks.end_epoch()
