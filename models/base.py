@@ -183,31 +183,31 @@ class Learner(ABC):
 
     def fit(
         self,
-        stage: str,
+        name: str,
         losses: Losses,
         schedule: Schedule,
         *,
-        weights: Mapping[str, float] | None = None,
         net: str = "network",
-        trains: Sequence[nn.Parameter] | None = None,
         images: np.ndarray | None = None,
-        idle: nn.Module | None = None,
+        **more: Any,
     ) -> bool:
         """Train a stage of the task; for the arguments see `utils.engine.fit.Stage`.
 
-        Left open, the loss is its part "clf" and the images are `training_indices()`.
+        Args:
+            name: of the stage.
+            losses: outputs, images, targets -> the parts of the loss.
+            schedule: how long and how fast.
+            net: which of `nets` trains.
+            images: (N,) indices; left open, `training_indices()`.
+            more: weights, trains and idle, where they are not the usual ones.
 
         Returns:
             False if this task's checkpoint says that the stage was over, and with it all that
             follows it up to the next stage.
         """
         images = self.training_indices() if images is None else images
-        parts = weights or {"clf": 1.0}
-        return self.engine.fit(
-            Stage(
-                *(stage, self.task, self.nets[net], losses, schedule, images, parts, trains, idle)
-            )
-        )
+        stage = Stage(name, self.task, self.nets[net], losses, schedule, images, **more)
+        return self.engine.fit(stage)
 
     def schedule(self) -> Schedule:
         """Return the schedule that the settings have for this task."""

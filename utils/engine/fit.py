@@ -13,7 +13,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -64,13 +64,8 @@ class Schedule:
 
     def optimizer(self, parameters: Sequence[nn.Parameter]) -> torch.optim.SGD:
         """Return a fresh SGD over these parameters."""
-        return torch.optim.SGD(
-            parameters,
-            lr=self.lr,
-            weight_decay=self.weight_decay,
-            momentum=MOMENTUM,
-            fused=True,
-        )
+        settings = {"lr": self.lr, "weight_decay": self.weight_decay, "momentum": MOMENTUM}
+        return torch.optim.SGD(parameters, **settings, fused=True)
 
     def scheduler(self, optimizer: torch.optim.Optimizer) -> LRScheduler:
         """Return the schedule of the optimiser's learning rate."""
@@ -90,7 +85,7 @@ class Stage:
         losses: (outputs of the net, images, targets) -> the mean of every part of the loss.
         schedule: how long and how fast.
         images: (N,) indices of the training images.
-        weights: the parts of the loss; it is the sum of weight x part.
+        weights: all parts of the loss; it is the sum of weight x part.
         trains: what learns; None is all of the net that asks for a gradient.
         idle: a part of the net that no loss reaches in this stage, if there is one.
     """
@@ -101,7 +96,7 @@ class Stage:
     losses: Losses
     schedule: Schedule
     images: np.ndarray
-    weights: Mapping[str, float]
+    weights: Mapping[str, float] = field(default_factory=lambda: {"clf": 1.0})
     trains: Sequence[nn.Parameter] | None = None
     idle: nn.Module | None = None
 
@@ -406,10 +401,8 @@ class Engine:
         training.optimizer.step()
         with torch.no_grad():
             correct = (outputs["logits"].argmax(dim=1) == targets).sum()
-            sums = [
-                parts[name] * len(targets) if name in stage.weights else torch.zeros_like(loss)
-                for name in self.parts
-            ]
+            none, n = torch.zeros_like(loss), len(targets)
+            sums = [parts[name] * n if name in stage.weights else none for name in self.parts]
             return torch.stack([*sums, correct.to(loss.dtype)])
 
     # -- what a user sees meanwhile ----------------------------------------------------------------
@@ -429,18 +422,17 @@ class Engine:
         stage, run = training.stage, self.run
         *parts, accuracy = means
         parts = dict(zip(self.parts, parts, strict=True))
+        parts = {name: parts[name] for name in stage.weights}
         loss, top1, test = stage.total(parts), None, ""
         if run.config.eval_every and training.epoch % run.config.eval_every == 0:
             with run.display.doing("testing"):
                 top1 = self.test()
             test = f", test {top1:.2f} %"
         run.display.after_epoch(seconds, f"loss {loss:.3f}, train {100 * accuracy:.1f} %{test}")
-        listed = ", ".join(f"{name} {parts[name]:.4f}" for name in stage.weights)
-        log.debug(
-            "task %d epoch %d/%d: lr %g, loss %.4f (%s), train %.2f %%%s",
-            *(stage.task + 1, training.epoch, stage.schedule.epochs, rate, loss, listed),
-            *(100 * accuracy, test),
-        )
+        listed = ", ".join(f"{name} {part:.4f}" for name, part in parts.items())
+        where = f"task {stage.task + 1} epoch {training.epoch}/{stage.schedule.epochs}"
+        found = f"loss {loss:.4f} ({listed}), train {100 * accuracy:.2f} %{test}"
+        log.debug("%s: lr %g, %s", where, rate, found)
         # Epochs count on over the stages of a task.
         earlier = [row for row in self._rows_of(stage.task) if row["stage"] != stage.name]
         self.epochs.append(
@@ -450,10 +442,7 @@ class Engine:
                 "epoch": len(earlier) + training.epoch,
                 "lr": rate,
                 "loss": loss,
-                **{
-                    f"loss_{name}": part if name in stage.weights else None
-                    for name, part in parts.items()
-                },
+                **{f"loss_{name}": parts.get(name) for name in self.parts},
                 "train_acc": 100 * accuracy,
                 "test_acc": top1,
                 "seconds": seconds,
