@@ -17,6 +17,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -60,6 +61,7 @@ class Program:
         signal_number: that signal, kill -9 by default.
         full_from: from the n-th flush of a file on, the disk is full.
         environment: variables set in the process.
+        prepare: called in the process before the program begins; a function of a module.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class Program:
         signal_number: signal.Signals = signal.SIGKILL,
         full_from: int | None = None,
         environment: dict[str, str] | None = None,
+        prepare: Callable[[], object] | None = None,
     ):
         self.output = output
         words = [str(flag) for flag in flags]
@@ -81,6 +84,7 @@ class Program:
             full_from,
             os.getcwd(),
             environment or {},
+            prepare,
         )
         self.process = _context.Process(target=_run, args=arguments)
         self.process.start()
@@ -127,6 +131,7 @@ def _run(
     full_from: int | None,
     folder: str,
     environment: dict[str, str],
+    prepare: Callable[[], object] | None,
 ) -> None:
     os.chdir(folder)
     os.environ.update(environment)
@@ -141,6 +146,8 @@ def _run(
     import utils.pictures
 
     utils.pictures.draw_run = lambda folder: None  # most of the time of so small a run
+    if prepare is not None:
+        prepare()
     if die_at is not None:
         _die_at(*die_at, number)
     if full_from is not None:

@@ -255,13 +255,13 @@ class Engine:
         """
         if self.resumed and self.resumed["stage"] != stage.name:
             return False
-        run, epochs = self.run, stage.schedule.epochs
+        run, epochs, first = self.run, stage.schedule.epochs, self.training is None
         training = self.training = self.begin(stage)
         steps = len(training.losses)
         if self.resumed:
             training.load_state_dict(self.resumed, run.group.main)
             self.resumed = None
-        elif self.blocks:
+        elif self.blocks and first:
             self.blocks.begin_task(stage.task + 1, stage.net.path())
         if self.rehearsing:
             raise Rehearsed
@@ -281,6 +281,7 @@ class Engine:
                 means = (losses.sum(dim=0) / len(stage.images)).tolist()
                 run.group.on_main(self.report_epoch, training, rate, means, seconds)
                 run.control.after_epoch(training.epoch)
+        run.group.copy_main(stage.net)  # its statistics, too: it may become a teacher now
         self._graphs_fail = self._graphs_fail or (isinstance(step, GraphedStep) and step.failed)
         run.group.on_main(self.report_speed, stage, clock)
         return True
