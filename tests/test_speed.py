@@ -8,6 +8,7 @@ import pytest
 import torch
 from conftest import begin_training
 
+from models.methods import METHODS
 from tests.benchmarks import speed
 
 CPU = torch.device("cpu")
@@ -20,21 +21,33 @@ def both(task, per_class=10, **settings):
     return ours, speed.Plain(data, ours, num_workers=0)
 
 
-@pytest.mark.parametrize(("task", "train_base"), [(0, True), (2, True), (2, False)])
-def test_the_plain_step_is_ours(task, train_base):
-    ours, plain = both(task, train_base=train_base)
+@pytest.mark.parametrize(
+    ("task", "settings"),
+    [
+        (0, {}),
+        (2, {}),
+        (2, {"train_base": False}),
+        *((2, {"model_name": method}) for method in METHODS if method != "memo"),
+    ],
+)
+def test_the_plain_step_is_ours(task, settings):
+    ours, plain = both(task, **settings)
     learner, plain = ours.learner, plain.learner
-    learner.network.double()
-    plain.network.double()
+    for net in (*learner.nets.values(), plain.network, *filter(None, [plain.teacher])):
+        net.double()
     training, plain_optimizer = begin_training(learner), plain.make_optimizer()
     for seed in range(3):  # the second and third step see what the ones before changed
         random = torch.Generator().manual_seed(seed)
         images = torch.randn(16, 3, 32, 32, generator=random, dtype=torch.float64)
-        targets = torch.randint(learner.seen_classes, (16,), generator=random)
-        clf, aux, correct = learner.engine.training_step(training, learner.network, images, targets)
-        expected = plain.training_step(plain_optimizer, images, targets)
-        assert expected[1:] == pytest.approx((clf.item() / 16, aux.item() / 16, correct.item()))
-        assert expected[0] == pytest.approx(expected[1] + expected[2])
+        first = 0 if learner.method.exemplars else learner.known_classes
+        targets = torch.randint(first, learner.seen_classes, (16,), generator=random)
+        sums = learner.engine.training_step(training, learner.network, images, targets).tolist()
+        loss, clf, second, correct = plain.training_step(plain_optimizer, images, targets)
+        parts = [clf, second][: len(learner.method.loss_parts)]
+        assert [*(16 * part for part in parts), correct] == pytest.approx(sums)
+        named = dict(zip(learner.method.loss_parts, parts, strict=True))
+        assert loss == pytest.approx(training.stage.total(named))
+        assert (second > 0) == (task > 0 and len(parts) > 1)
     for ours, theirs in zip(
         learner.network.state_dict().values(), plain.network.state_dict().values(), strict=True
     ):
@@ -153,6 +166,23 @@ def test_the_command_prints_every_table(tmp_path, capsys):
         waits = {name: each["waits"] for name, each in task["profile"].items()}
         assert waits["fp32"]["aten::_local_scalar_dense"] <= 2
         assert waits[speed.PLAIN]["aten::_local_scalar_dense"] >= 4
+
+
+def test_the_command_prints_a_row_for_each_method(capsys):
+    words = "--methods der icarl --tasks 1 --device cpu --precision fp32 --net memo_conv2"
+    words += (
+        f" --images 5 --steps 1 --repeats 1 --num_workers 0 --threads {torch.get_num_threads()}"
+    )
+    assert speed.main(words.split()) == 0
+    rows = [
+        line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines() if "fp32" in line
+    ]
+    assert [[cell.strip() for cell in row[:3]] for row in rows] == [
+        ["1", "DER", "fp32"],
+        ["1", "iCaRL", "fp32"],
+    ]
+    for *_, plain, ours, ratio in rows:
+        assert float(ratio) == pytest.approx(float(plain) / float(ours), rel=0.1)
 
 
 def test_on_a_gpu_every_precision_is_measured_with_and_without_graph():

@@ -1,17 +1,20 @@
-"""MEMO the way such code is usually written: what utils/ and models/ are measured against.
+"""The methods the way such code is usually written: what utils/ and models/ are measured against.
 
 The same method on the same network (convs/, held by an AdaptiveNet), and nothing of the rest:
 
 - every image is a PIL image, transformed by torchvision one at a time in a DataLoader;
-- float32, NCHW, the modules as they are, one after the other;
+- float32, NCHW, the modules as they are, one after the other. What is frozen, DER's old backbones
+  for instance, is in evaluation mode and asks for no gradient; a teacher is a copy of the old
+  network in evaluation mode, under no_grad;
 - losses and correct answers are read in every step (four times, as the authors' program does);
 - the memory is built class by class: a loader for each old class, to compute its mean anew from its
   exemplars, and two for each new one, to herd and then to compute the mean. After ten tasks of ten
   classes that is 90 + 2 x 10 = 110 loaders;
 - the test images are passed through the network twice, for the classifier and for NME.
 
-It is a stand-in for the authors' program on machines where that cannot run, written from the facts
-of the method alone. tests/test_speed.py holds its results to those of models/memo.py.
+It is a stand-in for the published programs on machines where those cannot run, written from the
+facts of the methods alone. Of all methods tests/test_speed.py holds a step to that of models/; of
+MEMO the exemplars and predictions, too.
 """
 
 from collections.abc import Callable, Iterator
@@ -27,6 +30,7 @@ from torchvision import transforms
 from utils.inc_net import AdaptiveNet
 
 MOMENTUM = 0.9
+TEMPERATURE = 2.0
 
 
 class PilImages(Dataset):
@@ -51,7 +55,7 @@ class PilImages(Dataset):
         return self.transform(Image.fromarray(self.images[row])), int(self.labels[row])
 
 
-class PlainMemo:
+class PlainLearner:
     """A learner in the middle of its life: so many classes known, so many seen.
 
     Args:
@@ -70,6 +74,8 @@ class PlainMemo:
         lr: learning rate.
         weight_decay: as SGD's.
         train_base: whether the trunk learns after the first task.
+        teacher: the network as it was before it grew, for the methods that distil.
+        second_weight: in the loss, of the auxiliary classifier's or the teacher's term.
     """
 
     def __init__(
@@ -90,8 +96,13 @@ class PlainMemo:
         lr: float = 0.1,
         weight_decay: float = 2e-4,
         train_base: bool = True,
+        teacher: AdaptiveNet | None = None,
+        second_weight: float = 1.0,
     ):
         self.network = network.to(device, memory_format=torch.contiguous_format)
+        self.teacher, self.second_weight = teacher, second_weight
+        if teacher is not None:
+            teacher.to(device, memory_format=torch.contiguous_format).eval()
         self.train, self.test = train, test
         self.memory = list(memory)
         self.means: np.ndarray | None = None  # (seen, features), once the memory has been built
@@ -140,13 +151,29 @@ class PlainMemo:
         for images, targets in loader:
             yield images.to(self.device), targets.to(self.device)
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, network: AdaptiveNet, images: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return features, logits and auxiliary logits, one block after the other."""
-        network = self.network
         maps = network.generalized(images)
         features = [block(maps) for block in network.specialized]
         every = torch.cat(features, dim=1)
-        return every, network.classifier(every), network.aux_classifier(features[-1])
+        aux = network.aux_classifier
+        return every, network.classifier(every), aux(features[-1]) if aux is not None else None
+
+    def second_loss(
+        self, images: Tensor, targets: Tensor, logits: Tensor, aux_logits: Tensor | None
+    ) -> Tensor:
+        """Return the term beside the classifier's: the auxiliary one, the teacher's, or 0."""
+        if self.known_classes > 0 and aux_logits is not None:
+            aux_targets = targets - self.known_classes + 1
+            aux_targets[aux_targets < 0] = 0
+            return F.cross_entropy(aux_logits, aux_targets)
+        if self.teacher is not None:
+            with torch.no_grad():
+                _, old_logits, _ = self.forward(self.teacher, images)
+            soft = torch.softmax(old_logits / TEMPERATURE, dim=1)
+            said = torch.log_softmax(logits[:, : self.known_classes] / TEMPERATURE, dim=1)
+            return -(soft * said).sum() / len(images)
+        return torch.zeros((), dtype=logits.dtype, device=logits.device)
 
     def training_step(
         self,
@@ -164,16 +191,13 @@ class PlainMemo:
             mark: told "forward" and "backward" when each is over.
 
         Returns:
-            the losses (their sum, classifier, auxiliary) and how many images were classified right.
+            the losses (the whole, classifier, second) and how many images were classified right.
         """
-        _, logits, aux_logits = self.forward(images)
-        loss_clf = F.cross_entropy(logits, targets)
-        loss_aux = torch.zeros_like(loss_clf)
-        if self.known_classes > 0:
-            aux_targets = targets - self.known_classes + 1
-            aux_targets[aux_targets < 0] = 0
-            loss_aux = F.cross_entropy(aux_logits, aux_targets)
-        loss = loss_clf + loss_aux
+        _, logits, aux_logits = self.forward(self.network, images)
+        first = 0 if self.memory else self.known_classes  # Finetune: only new classes compete
+        loss_clf = F.cross_entropy(logits[:, first:], targets - first)
+        loss_second = self.second_loss(images, targets, logits, aux_logits)
+        loss = loss_clf + self.second_weight * loss_second
         mark("forward")
         optimizer.zero_grad()
         loss.backward()
@@ -181,7 +205,7 @@ class PlainMemo:
         optimizer.step()
         _, predicted = torch.max(logits, dim=1)
         correct = predicted.eq(targets).cpu().sum().item()
-        return loss.item(), loss_clf.item(), loss_aux.item(), correct
+        return loss.item(), loss_clf.item(), loss_second.item(), correct
 
     # -- exemplars ---------------------------------------------------------------------------------
 
@@ -206,7 +230,10 @@ class PlainMemo:
     def _normalised_features(self, images: Dataset) -> np.ndarray:
         self.network.eval()
         loader = DataLoader(images, self.batch_size, num_workers=self.num_workers)
-        found = [self.forward(batch.to(self.device))[0].cpu().numpy() for batch, _ in loader]
+        found = [
+            self.forward(self.network, batch.to(self.device))[0].cpu().numpy()
+            for batch, _ in loader
+        ]
         features = np.concatenate(found)
         return features / (np.linalg.norm(features, axis=1, keepdims=True) + 1e-8)
 
@@ -225,7 +252,7 @@ class PlainMemo:
         self.network.eval()
         predicted = []
         for batch, _ in DataLoader(images, self.batch_size, num_workers=self.num_workers):
-            logits = self.forward(batch.to(self.device))[1]
+            logits = self.forward(self.network, batch.to(self.device))[1]
             predicted.append(torch.topk(logits, k, dim=1)[1].cpu().numpy())
         features = self._normalised_features(images)
         distances = np.stack([((features - mean) ** 2).sum(axis=1) for mean in self.means], axis=1)

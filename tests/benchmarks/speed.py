@@ -4,6 +4,7 @@
     python -m tests.benchmarks.speed --tasks 9 --repeats 3  # tasks count from 0
     python -m tests.benchmarks.speed --full                 # whole epochs instead of some steps
     python -m tests.benchmarks.speed --device cuda --json speed.json
+    python -m tests.benchmarks.speed --methods --tasks 9    # a step of every method instead
 
 Prints Markdown tables: a training step and its parts, and the epoch; memory build and evaluation;
 how the cost grows with the tasks; how often the host waits; where a step's time goes; what its
@@ -43,8 +44,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.benchmark import Timer
 from torch.utils.flop_counter import FlopCounterMode
 
-from models.memo import Memo
-from tests.benchmarks.plain import PlainMemo
+from models import find_learner
+from models.methods import METHODS
+from tests.benchmarks.plain import PlainLearner
 from utils.augment import EvalTransform, TrainTransform
 from utils.catalog import BACKBONES, DATASETS
 from utils.config import Config
@@ -125,14 +127,15 @@ class Data:
 
 
 class Ours:
-    """models/memo.py at the beginning of a task, untrained, with the exemplars it would have.
+    """A learner at the beginning of a task, untrained, with exemplars and teacher it would have.
 
     Args:
         data: the images.
         task: counted from 0.
         net: backbone.
         device: where to compute.
-        settings: of the configuration, such as the precision; block_streams is 0 unless given.
+        settings: of the configuration, such as the method or the precision; block_streams is 0
+            unless given.
     """
 
     def __init__(self, data: Data, task: int, net: str, device: torch.device, **settings):
@@ -144,16 +147,19 @@ class Ours:
         train = ResidentLoader(data.train, tasks.train_labels, *transforms, device)
         test = ResidentLoader(data.test, tasks.test_labels, *transforms, device)
         torch.manual_seed(config.torch_seed)
-        self.learner = Memo(Run(config, tasks, train, test, [device]))
+        self.learner = find_learner(config.model_name)(Run(config, tasks, train, test, [device]))
         self.device = device
         # Epochs after which every step, the last smaller one too, is what it is from then on.
         self.graph = settings.get("cuda_graph", False) and device.type == "cuda"
         self.warm_up = ORDINARY_STEPS + 1 if self.graph else 0
-        for _ in range(task + 1):
+        for number in range(task + 1):
+            if number == task > 0 and "kd" in self.learner.method.loss_parts:
+                self.learner.keep_teacher()
             self.learner.begin_task()
-        quota = self.learner.memory.quota(max(PER_TASK, self.learner.known_classes))
-        for label in range(self.learner.known_classes):
-            self.learner.memory.add(label, tasks.train_indices(label, label + 1)[:quota])
+        if self.learner.method.exemplars:
+            quota = self.learner.memory.quota(max(PER_TASK, self.learner.known_classes))
+            for label in range(self.learner.known_classes):
+                self.learner.memory.add(label, tasks.train_indices(label, label + 1)[:quota])
         self.memory = self.learner.memory.state_dict()
 
     def train(self, rows: np.ndarray, epochs: int = 1) -> float:
@@ -216,14 +222,13 @@ class Plain:
     def __init__(self, data: Data, ours: Ours, num_workers: int):
         learner = ours.learner
         config, first = learner.config, learner.task == 0
-        network = AdaptiveNet(config.convnet_type)
-        for size in learner.tasks.task_sizes[: learner.task + 1]:
-            network.grow(size)
-        network.load_state_dict(learner.network.state_dict())
+        nets = {name: AdaptiveNet.rebuild(net.shape()) for name, net in learner.nets.items()}
+        for name, net in nets.items():
+            net.load_state_dict(learner.nets[name].state_dict())
         self.device = ours.device
         self.memory = list(learner.memory.per_class)
-        self.learner = PlainMemo(
-            network,
+        self.learner = PlainLearner(
+            nets["network"],
             (np.ascontiguousarray(data.train.transpose(0, 2, 3, 1)), data.train_labels),
             (np.ascontiguousarray(data.test.transpose(0, 2, 3, 1)), data.test_labels),
             self.memory,
@@ -238,6 +243,8 @@ class Plain:
             lr=config.init_lr if first else config.lrate,
             weight_decay=config.init_weight_decay if first else config.weight_decay,
             train_base=config.train_base,
+            teacher=nets.get("teacher"),
+            second_weight=2.0 if config.model_name == "wa" else 1.0,
         )
 
     def steps(self, rows: np.ndarray) -> list[dict[str, float]]:
@@ -331,14 +338,7 @@ def measure_task(
     rows = ours[first].learner.training_indices()
     batch = ours[first].learner.config.batch_size
     some = np.random.default_rng(1).permutation(rows)[: args.steps * batch]
-    for each in everyone.values():
-        each.steps(some[: 2 * batch])  # what is done once: algorithms chosen, memory fetched
-
-    training = {name: [] for name in everyone}
-    for repetition in range(args.repeats):
-        log.info("task %d: training, repetition %d of %d", task, repetition + 1, args.repeats)
-        for name in _turns(everyone, repetition):
-            training[name].append(_summary(everyone[name].steps(some), len(rows) / batch))
+    training = measure_training(args, everyone, some, len(rows), f"task {task}")
     # The network's features are float32 whatever it trains in, so one of ours is measured.
     after = {PLAIN: everyone[PLAIN], "ours": ours[first]}
     seconds = {name: {"memory": [], "evaluation": []} for name in after}
@@ -370,6 +370,44 @@ def measure_task(
             name: convolutions_alone(each, some[:batch]) for name, each in ours.items()
         },
     }
+
+
+def measure_training(
+    args: argparse.Namespace,
+    everyone: dict[str, Ours | Plain],
+    some: np.ndarray,
+    images: int,
+    what: str,
+) -> dict[str, list[dict[str, float]]]:
+    """Train everyone on some of a task's images, in turns; return a `_summary` a repetition."""
+    batch = everyone[PLAIN].learner.batch_size
+    for each in everyone.values():
+        each.steps(some[: 2 * batch])  # what is done once: algorithms chosen, memory fetched
+    training = {name: [] for name in everyone}
+    for repetition in range(args.repeats):
+        log.info("%s: training, repetition %d of %d", what, repetition + 1, args.repeats)
+        for name in _turns(everyone, repetition):
+            training[name].append(_summary(everyone[name].steps(some), images / batch))
+    return training
+
+
+def measure_methods(args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
+    """Measure a training step of each method, in each task."""
+    data, ways, tasks = Data(args.images), variants(device.type == "cuda", args.precision), {}
+    for task in args.tasks:
+        tasks[task] = {}
+        for method in args.methods:
+            everyone = {
+                name: Ours(data, task, args.net, device, model_name=method, **way)
+                for name, way in ways.items()
+            }
+            first = next(iter(everyone.values()))
+            everyone = {PLAIN: Plain(data, first, args.num_workers), **everyone}
+            rows = first.learner.training_indices()
+            some = np.random.default_rng(1).permutation(rows)[: args.steps * 128]
+            what = f"task {task}, {method}"
+            tasks[task][method] = measure_training(args, everyone, some, len(rows), what)
+    return {"machine": provenance([device]), "arguments": vars(args), "methods": tasks}
 
 
 def _turns(names: dict[str, Any], repetition: int) -> list[str]:
@@ -526,12 +564,18 @@ def report(found: dict[str, Any]) -> str:
     """Return all tables."""
     args, machine = found["arguments"], found["machine"]
     where = machine["_devices"][0] if args["device"] == "cuda" else machine["_processor"]
-    parts = [
+    after = f", {args['slow_repeats']} for what follows a task" if "tasks" in found else ""
+    head = (
         f"{args['net']}, batch 128, {args['images']} images a class, {where}, "
         f"{machine['_threads']} threads, PyTorch {machine['_torch']}; worker processes of the "
         f"plain loop: {args['num_workers']}. Medians and interquartile ranges (in brackets) of "
-        f"{args['repeats']} repetitions for steps, {args['slow_repeats']} for what follows a task. "
-        "× is how many times as fast as the plain loop, paired. Tasks count from 0.\n",
+        f"{args['repeats']} repetitions for steps{after}. "
+        "× is how many times as fast as the plain loop, paired. Tasks count from 0.\n"
+    )
+    if "methods" in found:
+        return f"{head}\n{_methods_table(found['methods'])}"
+    parts = [
+        head,
         _training_table(found["tasks"], args["full"]),
         _after_table(found["tasks"]),
         _growth_table(found["tasks"]),
@@ -566,6 +610,19 @@ def _training_table(tasks: dict[int, Any], full: bool) -> str:
                 ]
             )
     return markdown_text(header, rows)
+
+
+def _methods_table(tasks: dict[int, Any]) -> str:
+    rows = []
+    for task, methods in tasks.items():
+        for method, training in methods.items():
+            plain = _column(training[PLAIN], "step")
+            for name in list(training)[1:]:
+                step = _column(training[name], "step")
+                rows.append([str(task), METHODS[method].title, name])
+                rows[-1] += [_spread([1000 * s for s in each], 1) for each in (plain, step)]
+                rows[-1].append(_ratio(plain, step))
+    return markdown_text(["task", "method", "", f"{PLAIN}, step, ms", "ours, step, ms", "×"], rows)
 
 
 def _after_table(tasks: dict[int, Any]) -> str:
@@ -714,6 +771,8 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--tasks", type=int, nargs="+", default=[0, 1, 5, 9], help="tasks, from 0 to 9")
+    methods = f"time a step of these methods instead, without a name of all: {', '.join(METHODS)}"
+    add("--methods", nargs="*", choices=METHODS, metavar="METHOD", help=methods)
     add("--precision", nargs="+", choices=["fp32", "tf32", "bf16"], help="else all that are here")
     add("--device", choices=["cpu", "cuda"], help="else a GPU where there is one")
     add("--threads", type=int, default=torch.get_num_threads(), help="of PyTorch on the CPU")
@@ -732,6 +791,8 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     if not all(0 <= task < CLASSES // PER_TASK for task in args.tasks):
         parser.error(f"--tasks go from 0 to {CLASSES // PER_TASK - 1}")
     args.tasks = sorted(set(args.tasks))
+    if args.methods is not None:
+        args.methods = args.methods or list(METHODS)
     args.device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     args.steps = args.steps or (40 if args.device == "cuda" else 6)
     for name in ("threads", "repeats", "slow_repeats", "steps", "images"):
@@ -761,7 +822,7 @@ def main(words: Sequence[str]) -> int:
     if args.peak_of:
         sys.stdout.write(f"{peak_bytes(args, device, args.peak_of)}\n")
         return 0
-    found = measure(args, device)
+    found = (measure_methods if args.methods else measure)(args, device)
     sys.stdout.write(report(found))
     if args.json:
         args.json.write_text(json.dumps(found, indent=1, default=str) + "\n")
