@@ -170,13 +170,12 @@ def test_the_command_prints_every_table(tmp_path, capsys):
 
 def test_the_command_prints_a_row_for_each_method(capsys):
     words = "--methods der icarl --tasks 1 --device cpu --precision fp32 --net memo_conv2"
-    words += (
-        f" --images 5 --steps 1 --repeats 1 --num_workers 0 --threads {torch.get_num_threads()}"
-    )
+    words += " --images 5 --steps 1 --repeats 1 --num_workers 0 --processor_time"
+    words += f" --threads {torch.get_num_threads()}"
     assert speed.main(words.split()) == 0
-    rows = [
-        line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines() if "fp32" in line
-    ]
+    printed = capsys.readouterr().out
+    assert "repetitions for steps of processor time" in printed
+    rows = [line.split("|")[1:-1] for line in printed.splitlines() if "fp32" in line]
     assert [[cell.strip() for cell in row[:3]] for row in rows] == [
         ["1", "DER", "fp32"],
         ["1", "iCaRL", "fp32"],

@@ -84,6 +84,8 @@ class Marks:
     On a GPU they are events in its stream, so that taking one does not make anybody wait.
     """
 
+    clock = staticmethod(time.perf_counter)  # of a CPU
+
     def __init__(self, device: torch.device):
         self.cuda = device.type == "cuda"
         self.begin = self._now()
@@ -91,7 +93,7 @@ class Marks:
 
     def _now(self):
         if not self.cuda:
-            return time.perf_counter()
+            return self.clock()
         event = torch.cuda.Event(enable_timing=True)
         event.record()
         return event
@@ -564,12 +566,13 @@ def report(found: dict[str, Any]) -> str:
     """Return all tables."""
     args, machine = found["arguments"], found["machine"]
     where = machine["_devices"][0] if args["device"] == "cuda" else machine["_processor"]
+    clock = " of processor time" if args["processor_time"] else ""
     after = f", {args['slow_repeats']} for what follows a task" if "tasks" in found else ""
     head = (
         f"{args['net']}, batch 128, {args['images']} images a class, {where}, "
         f"{machine['_threads']} threads, PyTorch {machine['_torch']}; worker processes of the "
         f"plain loop: {args['num_workers']}. Medians and interquartile ranges (in brackets) of "
-        f"{args['repeats']} repetitions for steps{after}. "
+        f"{args['repeats']} repetitions for steps{clock}{after}. "
         "× is how many times as fast as the plain loop, paired. Tasks count from 0.\n"
     )
     if "methods" in found:
@@ -776,6 +779,8 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     add("--precision", nargs="+", choices=["fp32", "tf32", "bf16"], help="else all that are here")
     add("--device", choices=["cpu", "cuda"], help="else a GPU where there is one")
     add("--threads", type=int, default=torch.get_num_threads(), help="of PyTorch on the CPU")
+    busy = "on a busy CPU: time steps by this process's own use of it, of all threads together"
+    add("--processor_time", action="store_true", help=busy)
     add("--repeats", type=int, default=7, help="repetitions of the training steps")
     add("--slow_repeats", type=int, default=3, help="of what takes minutes on a CPU")
     add("--steps", type=int, help="in each repetition; else 6 on a CPU, 40 on a GPU")
@@ -804,6 +809,8 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
         parser.error("with --full, --slow_repeats must be at most --repeats")
     if args.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda needs a GPU, and PyTorch finds none here; give --device cpu")
+    if args.device == "cuda" and args.processor_time:
+        parser.error("--processor_time is for a CPU; the work of a GPU is not in it")
     if args.device == "cpu" and "tf32" in (args.precision or ()):
         parser.error("--precision tf32 is for GPUs; a CPU has fp32 and bf16")
     small = [f"memo_{each.name}" for each in BACKBONES.values() if each.image_size == 32]
@@ -822,6 +829,8 @@ def main(words: Sequence[str]) -> int:
     if args.peak_of:
         sys.stdout.write(f"{peak_bytes(args, device, args.peak_of)}\n")
         return 0
+    clock = time.process_time if args.processor_time else time.perf_counter
+    Marks.clock = staticmethod(clock)
     found = (measure_methods if args.methods else measure)(args, device)
     sys.stdout.write(report(found))
     if args.json:
