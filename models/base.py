@@ -164,9 +164,8 @@ class Learner(ABC):
         """
         for name, shape in handed["shapes"].items():
             if name not in self.nets or self.nets[name].shape() != shape:
-                self.nets[name] = self._placed(AdaptiveNet.rebuild(shape))
+                self.nets[name] = self._built(shape)
             self.run.group.copy_main(self.nets[name])
-        self._teaching = None
         self.load_extra_state(handed["extra"])
         self.memory.load_state_dict(handed["exemplars"])
         self.engine.end_task()
@@ -206,6 +205,9 @@ class Learner(ABC):
             follows it up to the next stage.
         """
         images = self.training_indices() if images is None else images
+        if "teacher" in self.nets:  # before a step is recorded: nothing may be replaced then
+            teacher = self.nets["teacher"].for_inference(self.run.train_dtype)
+            self._teaching = self.run.parallel(teacher)
         stage = Stage(name, self.task, self.nets[net], losses, schedule, images, **more)
         return self.engine.fit(stage)
 
@@ -236,16 +238,16 @@ class Learner(ABC):
 
     def keep_teacher(self) -> None:
         """Keep the network as it is now, for `teach`."""
-        network = self.network
-        self.nets["teacher"] = self._rebuilt(network.shape(), network.state_dict())
-        self._teaching = None
+        teacher = self._built(self.network.shape())
+        teacher.load_state_dict(self.network.state_dict())
+        self.nets["teacher"] = teacher
 
     @torch.no_grad()
     def teach(self, images: Tensor) -> dict[str, Tensor]:
-        """Return "logits" and "features" of the teacher: folded, in evaluation mode."""
-        if self._teaching is None:
-            teacher = self.nets["teacher"].for_inference(self.run.train_dtype)
-            self._teaching = self.run.parallel(teacher)
+        """Return "logits" and "features" of the teacher while a stage trains.
+
+        In evaluation mode, with folded blocks that compute in the precision of training.
+        """
         return self._teaching(images)
 
     def _placed(self, net: AdaptiveNet) -> AdaptiveNet:
@@ -258,25 +260,21 @@ class Learner(ABC):
             net.side_by_side = SideStreams(self.run.devices[0], self.config.block_streams)
         return net
 
-    def _rebuilt(self, shape: Mapping[str, Any], weights: Mapping[str, Tensor]) -> AdaptiveNet:
-        """Return a network of this run from its shape and weights.
+    def _built(self, shape: Mapping[str, Any]) -> AdaptiveNet:
+        """Return a network of this shape, in the type of the present one, ready to train here."""
+        dtype = next(self.network.parameters()).dtype
+        return self._placed(AdaptiveNet.rebuild(shape).to(dtype))
 
-        Raises:
-            ValueError: they are those of another run.
-        """
+    def _require_shape(self, name: str, shape: Mapping[str, Any]) -> None:
+        """Raise ValueError if a network of this shape cannot be one of this run's task."""
         ours = self.network.shape()
+        classes = [self.seen_classes, *([] if name == "network" else [self.known_classes])]
         if (
             any(shape[key] != ours[key] for key in ("convnet_type", "trunks", "blocks", "aux_head"))
             or shape["num_blocks"] > self.task + 1
-            or shape["classes"] not in (self.known_classes, self.seen_classes)
+            or shape["classes"] not in classes
         ):
-            raise ValueError(f"the network does not fit: its shape is {shape}")
-        net = AdaptiveNet.rebuild(shape)
-        problem = state_mismatch(net.state_dict(), weights)
-        if problem:
-            raise ValueError(f"the network does not fit: {problem}")
-        net.to(next(iter(weights.values())).dtype).load_state_dict(weights)
-        return self._placed(net)
+            raise ValueError(f"the {name} does not fit: its shape is {shape}")
 
     # -- between runs of the program ---------------------------------------------------------------
 
@@ -336,6 +334,8 @@ class Learner(ABC):
         Raises:
             ValueError, or another of `utils.checkpoint_form.UNFIT`: it is no state of this run.
         """
+        if self.method.teacher and state["task"] > 0 and "teacher" not in state["nets"]:
+            raise ValueError("there is no teacher")
         self.load_task(state["task"], state["nets"], state["extra"], state["exemplars"])
         generator = self.run.generator
         if state["generator_device"] == generator.device.type:
@@ -367,9 +367,15 @@ class Learner(ABC):
             ValueError, or the like: that is not of this run.
         """
         self.task = task
-        self.nets |= {
-            name: self._rebuilt(net["shape"], net["weights"]) for name, net in nets.items()
-        }
+        built = {}
+        for name, saved in nets.items():
+            self._require_shape(name, saved["shape"])
+            built[name] = self._built(saved["shape"])
+            problem = state_mismatch(built[name].state_dict(), saved["weights"])
+            if problem:
+                raise ValueError(f"the {name} does not fit: {problem}")
+            built[name].load_state_dict(saved["weights"])
+        self.nets = built
         self.load_extra_state(extra)
         labels = torch.from_numpy(self.tasks.train_labels)
         for label, indices in enumerate(exemplars):
@@ -378,7 +384,7 @@ class Learner(ABC):
             if not (labels[indices] == label).all():
                 raise ValueError(f"an exemplar of class {label} is an image of another class")
         self.memory.load_state_dict(exemplars)
-        self._class_means = self._teaching = None
+        self._class_means = None
 
     def rehearse(self) -> None:
         """Take up the training that `load_state_dict` brought, without a step.

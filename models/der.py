@@ -6,7 +6,8 @@ For every task:
                   classes x all backbones' features; a fresh auxiliary classifier tells the task's
                   classes from "any old class" by the newest backbone's features
     train_task    SGD on the task's images plus the exemplars: cross-entropy over all seen classes
-                  plus the auxiliary cross-entropy (from the second task on); no distillation
+                  plus alpha_aux x the auxiliary cross-entropy (from the second task on; alpha_aux
+                  is 1 as published); no distillation
     end_task      weight alignment (new rows of the classifier scaled to the old rows' mean norm),
                   then the exemplar memory is cut and refilled by herding, with all features
 
@@ -37,7 +38,8 @@ class DER(Learner):
             self.fit("train", self.losses, self.schedule(), idle=self.network.aux_classifier)
             return
         self.network.freeze(old_specialized=True)
-        self.fit("train", self.losses, self.schedule(), weights={"clf": 1.0, "aux": 1.0})
+        weights = {"clf": 1.0, "aux": self.config.alpha_aux}
+        self.fit("train", self.losses, self.schedule(), weights=weights)
 
     def losses(
         self, outputs: dict[str, Tensor], images: Tensor, targets: Tensor

@@ -20,6 +20,7 @@ class Method:
         aux_head: an auxiliary classifier trains beside the newest block.
         exemplars: it keeps some; without, there is no NME and its memory_size is 0.
         headline: the curve that reports quote, "cnn" (classifier) or "nme".
+        teacher: the network of the task before teaches, from the second task on.
         loss_parts: the terms of its loss; each is a column of training.csv, `loss_<part>`.
         stages: the trainings of a task, one after the other.
     """
@@ -31,6 +32,7 @@ class Method:
     aux_head: bool = False
     exemplars: bool = True
     headline: str = "cnn"
+    teacher: bool = False
     loss_parts: tuple[str, ...] = ("clf",)
     stages: tuple[str, ...] = ("train",)
 
@@ -38,7 +40,8 @@ class Method:
 _ROWS = (
     Method("memo", "MEMO", blocks="per task", aux_head=True, loss_parts=("clf", "aux")),
     Method(
-        *("der", "DER"),
+        "der",
+        "DER",
         trunks="per task",
         blocks="per task",
         aux_head=True,
@@ -47,8 +50,8 @@ _ROWS = (
     Method("finetune", "Finetune", exemplars=False),
     Method("replay", "Replay"),
     # Which of the two was published is not determined; its own paper classifies by NME.
-    Method("icarl", "iCaRL", headline="nme", loss_parts=("clf", "kd")),
-    Method("wa", "WA", loss_parts=("clf", "kd")),
+    Method("icarl", "iCaRL", headline="nme", teacher=True, loss_parts=("clf", "kd")),
+    Method("wa", "WA", teacher=True, loss_parts=("clf", "kd")),
 )
 
 METHODS: dict[str, Method] = {row.name: row for row in _ROWS}

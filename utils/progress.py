@@ -152,7 +152,7 @@ def macs_per_image(
 
     Those of the convolutions, counted while one image is computed on the CPU. From the third task
     on each has one frozen block more, as the third has more than the second, if the method adds
-    any. Where one distils, its teacher, the network of the task before, computes each image too.
+    any. Where one has a teacher, the network of the task before, computes each image too.
 
     Args:
         convnet_type: backbone.
@@ -185,7 +185,7 @@ def macs_per_image(
             )
             layers = [each for each in network.modules() if isinstance(each, nn.Conv2d)]
             hooks = [layer.register_forward_hook(count) for layer in layers]
-            taught = found[-1][1] if found and "kd" in method.loss_parts else 0.0
+            taught = found[-1][1] if found and method.teacher else 0.0
             training, forward = taught, 0.0
             network.eval()(torch.zeros(1, 3, side, side))
             found.append((training, forward))

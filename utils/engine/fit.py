@@ -101,7 +101,16 @@ class Stage:
     idle: nn.Module | None = None
 
     def total(self, parts: Mapping[str, Any]) -> Any:
-        """Return the loss of its parts, tensors or numbers."""
+        """Return the loss of its parts, tensors or numbers.
+
+        Raises:
+            ValueError: they are not those that have a weight.
+        """
+        if parts.keys() != self.weights.keys():
+            raise ValueError(
+                f"stage {self.name!r}: its losses are {', '.join(parts)}, but the weights given to "
+                f"fit() are those of {', '.join(self.weights)}"
+            )
         weighted = [
             parts[name] if weight == 1 else weight * parts[name]
             for name, weight in self.weights.items()
@@ -287,10 +296,27 @@ class Engine:
         return True
 
     def begin(self, stage: Stage) -> Training:
-        """Return the start of a stage's training: fresh optimiser, fresh schedule."""
+        """Return the start of a stage's training: fresh optimiser, fresh schedule.
+
+        Raises:
+            ValueError: a part of the loss is not one of the method's row.
+        """
+        unknown = [name for name in stage.weights if name not in self.parts]
+        if unknown:
+            raise ValueError(
+                f"stage {stage.name!r}: {', '.join(unknown)} is not among the loss_parts of the "
+                "method's row in models/methods.py"
+            )
         if len(self.run.devices) == 1:  # DataParallel copies registered modules only
             stage.net.fold_frozen()
-        trains = stage.trains or [p for p in stage.net.parameters() if p.requires_grad]
+        parameters = list(stage.net.parameters())
+        trains = stage.trains
+        if trains is None:
+            trains = [parameter for parameter in parameters if parameter.requires_grad]
+        chosen = set(trains)
+        for parameter in parameters:  # what does not learn needs no gradient
+            parameter.requires_grad_(parameter in chosen)
+        stage.net.zero_grad(set_to_none=True)
         optimizer = stage.schedule.optimizer(trains)
         steps = self.run.train_data.num_batches(len(stage.images), self.run.config.batch_size)
         losses = torch.zeros(steps, len(self.parts) + 1, device=self.run.devices[0])
@@ -413,7 +439,7 @@ class Engine:
         stage = training.stage
         shown = min(training.step * self.run.config.batch_size, len(stage.images))
         *means, accuracy = (training.losses[: training.step].sum(0) / shown).tolist()
-        loss = stage.total(dict(zip(self.parts, means, strict=True)))
+        loss = stage.total({name: means[self.parts.index(name)] for name in stage.weights})
         return f"loss {loss:.3f}, train {100 * accuracy:.1f} %"
 
     def report_epoch(
@@ -422,8 +448,7 @@ class Engine:
         """Log and keep an epoch; evaluate if `eval_every` says so."""
         stage, run = training.stage, self.run
         *parts, accuracy = means
-        parts = dict(zip(self.parts, parts, strict=True))
-        parts = {name: parts[name] for name in stage.weights}
+        parts = {name: parts[self.parts.index(name)] for name in stage.weights}
         loss, top1, test = stage.total(parts), None, ""
         if run.config.eval_every and training.epoch % run.config.eval_every == 0:
             with run.display.doing("testing"):
