@@ -14,6 +14,7 @@ import time
 
 import pytest
 import torch
+from conftest import GOLDEN
 from fake_runs import DAMAGES, fake_run
 from processes import (
     SMALL,
@@ -28,6 +29,7 @@ from main_memo import main
 from utils import experiment
 from utils.checkpoint import NEWEST, PREVIOUS, CheckpointError, load_run, save_run
 from utils.config import Config, load_config
+from utils.evaluation import load_exported
 from utils.logbook import runs_folder
 from utils.resume import find_call
 from utils.runs import find_runs
@@ -570,3 +572,61 @@ def test_a_run_whose_settings_could_not_be_written_can_begin_again(config, tmp_p
     flags = [*config, "--log_dir", tmp_path / "logs", "--stop_after_task", 1]
     assert Program(*flags, "--resume", folder, output=said).wait() == 0, said.read_text()
     assert json.loads((folder / "summary.json").read_text())["finished"] is True
+
+
+# --- Files from before there were several methods -------------------------------------------------
+
+BEFORE = GOLDEN / "before_methods"
+
+
+@pytest.fixture
+def before(tmp_path):
+    """Return a copy of a run that the version before several methods left in its second task."""
+    return shutil.copytree(BEFORE, tmp_path / "before")
+
+
+def test_a_run_from_before_goes_on_as_that_version_did(before, tmp_path):
+    program = Program("--resume", before, output=tmp_path / "said")
+    assert program.wait() == 0, program.said()
+    assert f"resumed in task 2: going on with {before}" in program.said()
+    expected = rows_without_seconds(before, "training_after.csv")
+    rows = rows_without_seconds(before, "training.csv")
+    assert rows[:2] == expected[:2]
+    for row, other in zip(rows, expected, strict=True):
+        assert row.keys() == other.keys()
+        for key in row:
+            if row[key] != other[key]:  # computed on another processor
+                images = 100 / 72  # of the accuracy, if one is on a boundary
+                within = {"abs": images} if key == "train_acc" else {"rel": 1e-3}
+                assert float(row[key]) == pytest.approx(float(other[key]), **within), key
+    assert [row["task"] for row in rows_without_seconds(before)] == ["1", "2"]
+
+
+def test_a_task_from_before_is_tested_and_exported(before, tmp_path, capsys):
+    file = tmp_path / "memo.pt"
+    assert main(["--evaluate", str(before), "--task", "1", "--export", str(file)]) == 0
+    assert f"the same as in {before / 'curves.csv'}" in capsys.readouterr().out
+    # An export from before tells no shape.
+    facts = json.loads(file.with_suffix(".json").read_text())
+    del facts["shape"]
+    file.with_suffix(".json").write_text(json.dumps(facts))
+    network = load_exported(file).network
+    saved = torch.load(before / "task_1.pt", weights_only=True)
+    assert "shape" not in saved
+    assert network.state_dict().keys() == saved["network"].keys()
+    assert all(torch.equal(network.state_dict()[k], v) for k, v in saved["network"].items())
+
+
+@pytest.mark.parametrize("method", ["memo", "replay", "der"])
+def test_a_first_task_from_before_serves_any_method(method, before, tmp_path):
+    settings = json.loads((before / "config.json").read_text())
+    shared = ("dataset", "init_cls", "increment", "memory_size", "batch_size")
+    shared += ("synthetic_classes", "synthetic_train_per_class", "synthetic_test_per_class")
+    flags = {key: settings[key] for key in shared} | {"model_name": method, "device": [-1]}
+    flags |= {"convnet_type": "conv2", "skip": True, "init_checkpoint": str(before / "task_1.pt")}
+    (tmp_path / "skip.json").write_text(json.dumps({**flags, "stop_after_task": 1}))
+    given = ["--config", tmp_path / "skip.json", "--log_dir", tmp_path]
+    assert Program(*given, output=tmp_path / "said").wait() == 0, (tmp_path / "said").read_text()
+    (folder,) = folders(tmp_path)
+    (ours,), (noted,) = rows_without_seconds(folder), rows_without_seconds(before)
+    assert ours["cnn_top1"] == noted["cnn_top1"]
