@@ -1,8 +1,7 @@
 """Backbones by name: pure `nn.Module`s that know nothing of tasks, data or devices.
 
 `build("resnet32")` and `build("memo_resnet32")` give the same `SplitNet`: the whole network, and
-the two halves MEMO takes it apart into. To add a backbone, write (or reuse) a family file that
-returns a `SplitNet`, and add its line to `_BUILDERS`.
+the two halves MEMO takes it apart into. README.md says how to add one.
 """
 
 import difflib

@@ -2,9 +2,10 @@
 
 Plain facts, no torch: the command line checks a configuration against them and the memory budgets
 are computed from them, both at once and on any machine. The networks themselves are in convs/, and
-a test holds the counts below to what convs builds; the images are read by utils/data.py.
+a test holds the counts below to what utils/count.py makes of them; the images are read by
+utils/data.py.
 
-To add a backbone: define it in convs/ and add its row to BACKBONES.
+To add a backbone: see README.md; `python -m utils.count -net NAME` prints its row.
 To add a data set: teach utils/data.py to read it and add its row to DATASETS.
 The methods are in models/methods.py.
 """

@@ -1050,6 +1050,7 @@ def help_text(words: Sequence[str] = ()) -> str:
         "  python -m utils.sweep FILES     the runs of several files in exps/, one after another\n"
         "  python -m utils.analysis DIR    what each block of a run's network went through\n"
         "  python -m utils.budget          what networks and exemplars cost, in MB and in images\n"
+        "  python -m utils.count           what utils/catalog.py must know of a new backbone\n"
     )
     known = {
         "methods": ", ".join(METHODS),

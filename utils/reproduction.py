@@ -3,12 +3,12 @@
     python -m utils.report --published logs/published
 
 prints it: a line for every file of a published setting in exps/, with "-" where no result of it is
-published. A run fills a line when it is finished to the last task and every setting that the file
-states is as there: budget, schedule and epochs included, so that no short run stands beside a
-published number. What the file leaves open (precision, say) is told in the line where it is not the
-default, and runs that differ in it, or in the number of devices, have lines of their own. The area
-under each performance-memory curve has a line too; it is measured when all budgets of the curve
-are. No torch here.
+published; methods of which nothing is published have no lines. A run fills a line when it is
+finished to the last task and every setting that the file states is as there: budget, schedule and
+epochs included, so that no short run stands beside a published number. What the file leaves open
+(precision, say) is told in the line where it is not the default, and runs that differ in it, or in
+the number of devices, have lines of their own. The area under each performance-memory curve has a
+line too; it is measured when all budgets of the curve are. No torch here.
 """
 
 import json
@@ -62,15 +62,16 @@ def table(groups: Iterable["Group"], curves: Iterable["Curve"]) -> str:
 
 
 def experiments() -> list[tuple[Path, dict[str, Any], published.Published | None]]:
-    """Return the files in exps/, their settings and published results.
+    """Return the files in exps/ of published methods, their settings and published results.
 
     In the published order, what has no published result at the end; the curves' points last.
     """
-    found = []
+    found, known = [], {row.method for row in published.rows()}
     for path in sorted(EXPS_DIR.glob("*.json")):
         if path.stem not in LEFT_OUT:
             config = load_config(["--config", str(path)])[0].to_dict()
-            found.append((path, config, published.find(config)))
+            if config["model_name"] in known:
+                found.append((path, config, published.find(config)))
     order = {row: number for number, row in enumerate(published.rows())}
 
     def place(entry: tuple[Path, dict[str, Any], published.Published | None]) -> tuple:
