@@ -1,4 +1,4 @@
-"""MEMO: class-incremental learning that counts the model in the memory budget.
+"""Class-incremental learning with MEMO and other methods, the model counted as memory.
 
     python main_memo.py                                   the published CIFAR-100 experiment
     python main_memo.py --config exps/quickstart.json     about a minute on a CPU, no download
@@ -14,8 +14,8 @@ a command line amounts to, without running it, and its output is itself a file f
 
 `torchrun --nproc_per_node=N main_memo.py ...` trains with N processes, a GPU each or on CPUs.
 
-A run can be ended at any moment and taken up again: `--resume` goes on with the newest unfinished
-run that has the same settings, `--resume DIR` with the one in that folder. `--evaluate DIR` tests a
+A run can be ended at any moment and resumed: `--resume` goes on with the newest unfinished run that
+has the same settings, `--resume DIR` with the one in that folder. `--evaluate DIR` tests a
 run's network again, and `--export FILE` with it writes the network for use elsewhere.
 
 Exit codes: 0 done; 1 the run could not go on (a full disk, a loss that became infinite); 2 the

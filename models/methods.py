@@ -36,6 +36,11 @@ class Method:
     loss_parts: tuple[str, ...] = ("clf",)
     stages: tuple[str, ...] = ("train",)
 
+    @property
+    def compared(self) -> tuple[str, ...]:
+        """The curves to compare with published numbers: the headline; behind NME the classifier."""
+        return ("cnn",) if self.headline == "cnn" else (self.headline, "cnn")
+
 
 _ROWS = (
     Method("memo", "MEMO", blocks="per task", aux_head=True, loss_parts=("clf", "aux")),

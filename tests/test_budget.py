@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 from conftest import REPOSITORY, load_golden
@@ -18,6 +19,7 @@ from utils.budget import (
     run_table,
 )
 
+granted_to_memo = partial(granted_memory, method="memo")
 BACKBONE = {"cifar100": "memo_resnet32", "imagenet100": "memo_resnet18"}
 
 
@@ -41,36 +43,36 @@ def test_the_published_calculator_was_read():
 
 @pytest.mark.parametrize(("dataset", "init_cls", "increment", "exemplars"), PUBLISHED)
 def test_fair_budget_is_the_published_one(dataset, init_cls, increment, exemplars):
-    assert granted_memory("fair", dataset, BACKBONE[dataset], init_cls, increment) == exemplars
+    assert granted_to_memo("fair", dataset, BACKBONE[dataset], init_cls, increment) == exemplars
 
 
 def test_one_resnet32_costs_603_exemplars():
     # Two tasks of 50: DER has one trunk more than MEMO.
-    extra = granted_memory("fair", "cifar100", "resnet32", 50, 50) - 2000
+    extra = granted_to_memo("fair", "cifar100", "resnet32", 50, 50) - 2000
     assert extra == 112_016 * 4 // 3072
     assert 463_504 * 4 // 3072 == 603
 
 
 def test_a_last_task_that_takes_what_is_left_counts():
     # 30 + 30 + 30 + 10 classes are four tasks.
-    assert granted_memory("fair", "cifar100", "resnet32", 30, 30) == 2000 + 3 * 112_016 * 4 // 3072
+    assert granted_to_memo("fair", "cifar100", "resnet32", 30, 30) == 2000 + 3 * 112_016 * 4 // 3072
 
 
 def test_fewer_classes_make_fewer_tasks():
-    full = granted_memory("fair", "synthetic", "resnet32", 10, 10)
-    assert full == granted_memory("fair", "cifar100", "resnet32", 10, 10)
-    assert granted_memory("fair", "synthetic", "resnet32", 10, 10, classes=10) == 2000
+    full = granted_to_memo("fair", "synthetic", "resnet32", 10, 10)
+    assert full == granted_to_memo("fair", "cifar100", "resnet32", 10, 10)
+    assert granted_to_memo("fair", "synthetic", "resnet32", 10, 10, classes=10) == 2000
 
 
 @pytest.mark.parametrize(("init_cls", "increment"), [(0, 10), (10, 0), (101, 1)])
 def test_impossible_splits_are_refused(init_cls, increment):
     with pytest.raises(ValueError, match=r"init_cls|increment"):
-        granted_memory("fair", "cifar100", "resnet32", init_cls, increment)
+        granted_to_memo("fair", "cifar100", "resnet32", init_cls, increment)
 
 
 def test_unknown_backbone_is_refused():
     with pytest.raises(ValueError, match="no backbone"):
-        granted_memory("fair", "cifar100", "memo_resnet31", 10, 10)
+        granted_to_memo("fair", "cifar100", "memo_resnet31", 10, 10)
 
 
 # --- Every line that the authors' calculator prints -----------------------------------------------
@@ -162,7 +164,7 @@ def test_mistakes_are_one_sentence(typed, says, capsys):
 
 
 def test_a_network_that_leaves_no_exemplar_is_said_so(capsys):
-    assert granted_memory("auc", "cifar100", "conv2", 1, 1) < 0
+    assert granted_to_memo("auc", "cifar100", "conv2", 1, 1) < 0
     assert main(["-p", "auc", "--dataset", "cifar100", "-init", "1", "-incre", "1"]) == 0
     assert "too large" in capsys.readouterr().out
 
@@ -219,11 +221,11 @@ def test_a_method_without_exemplars_is_granted_none():
 
 
 def test_the_points_of_the_published_curve():
-    points = curve_points("cifar100", 10, 10)
+    points = curve_points("cifar100", 10, 10, method="memo")
     assert [p.memory_size for p in points] == [2118, 2495, 2768, 3040, 3312]
     assert [p.nominal_mb for p in points] == [7.6, 12.4, 16.0, 19.8, 23.5]
     assert all(abs(p.nominal_mb - p.exact_mb) < 0.13 for p in points)
-    points = curve_points("imagenet100", 50, 5)
+    points = curve_points("imagenet100", 50, 5, method="memo")
     assert [p.nominal_mb for p in points] == [329, 493, 755, 872, 1180, 1273]
     assert all(abs(p.nominal_mb - p.exact_mb) < 1.1 for p in points)
 
@@ -238,7 +240,7 @@ def test_the_points_of_the_published_curve():
     ],
 )
 def test_the_points_of_the_other_methods_stand_at_the_same_budgets(method, split, kept):
-    points, memo = curve_points(*split, method=method), curve_points(*split)
+    points, memo = curve_points(*split, method=method), curve_points(*split, method="memo")
     assert [p.memory_size for p in points] == kept
     assert [(p.backbone, p.nominal_mb) for p in points] == [
         (p.backbone, p.nominal_mb) for p in memo
@@ -247,7 +249,7 @@ def test_the_points_of_the_other_methods_stand_at_the_same_budgets(method, split
 
 
 def test_the_points_of_another_split_are_computed():
-    points = curve_points("synthetic", 5, 5, classes=20)
+    points = curve_points("synthetic", 5, 5, classes=20, method="memo")
     assert [p.nominal_mb for p in points] == [round(p.exact_mb, 1) for p in points]
     # Four tasks: one ResNet-32 + 2000 exemplars; four ResNet-32 + 2000 exemplars; less a remainder.
     for point, networks in ((points[0], 1), (points[-1], 4)):

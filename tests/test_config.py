@@ -439,7 +439,14 @@ BAD_FLAGS = [  # the words typed, what the one message says
     ("--", "--: there is no such flag"),
     ("-init 101", "-init: a first task of 101 classes is impossible, cifar100 has 100"),
     ("-ms 99", "-ms: 99 exemplars cannot cover the 100 classes of cifar100"),
-    ("-ms 0", "memory_size must be 100 or more"),
+    (
+        "-ms 0",
+        "-ms: 0 is for methods that keep no exemplars, but memo keeps some; memory_size must",
+    ),
+    (
+        "--config exps/finetune.json -model replay",
+        "exps/finetune.json: memory_size: 0 is for methods that keep no exemplars, but replay",
+    ),
     ("-p auc -net conv2 -init 1 -incre 1 -ms auto", "-ms: `auc` leaves 0 exemplars beside"),
     ("--dataset cifar10 -ms 9", "9 exemplars cannot cover the 10 classes of cifar10"),
     ("--skip", "--skip: skip needs a trained first task to start from; give --init_checkpoint"),

@@ -547,6 +547,7 @@ class TestWords:
         assert [line.split()[0] for line in lines[3:5]] == ["NME", "CNN"]
         assert lines[3].split()[-2:] == ["68.75", "56.25"]
         assert lines[5] == "NME after each task: 75.00 75.00 56.25"
+        assert lines[6] == "CNN after each task: 87.50 75.00 62.50"
 
     def test_final_table_of_a_run_that_stopped_early(self):
         table = final_table(metrics_after(1), [8], [1.0], MEMO)

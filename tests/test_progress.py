@@ -83,7 +83,7 @@ class TestStepClock:
     "trains", [{}, {"train_base": False}, {"train_adaptive": True}], ids=["base", "frozen", "all"]
 )
 def test_multiply_adds_are_those_that_pytorch_counts(trains):
-    found = macs_per_image("memo_resnet14_cifar", [5, 3, 3, 3], 32, **trains)
+    found = macs_per_image("memo_resnet14_cifar", [5, 3, 3, 3], 32, METHODS["memo"], **trains)
     network = AdaptiveNet("memo_resnet14_cifar")
     for task, (training, forward) in enumerate(found):
         network.grow(5)
@@ -124,7 +124,7 @@ def test_multiply_adds_of_every_kind_of_network_are_those_that_pytorch_counts(na
 
 def test_counting_leaves_no_trace():
     before = torch.get_rng_state()
-    macs_per_image("memo_conv2", [2, 2], 32)
+    macs_per_image("memo_conv2", [2, 2], 32, METHODS["memo"])
     assert torch.equal(torch.get_rng_state(), before)
 
 

@@ -116,7 +116,8 @@ def granted_memory(
     init_cls: int,
     increment: int,
     classes: int | None = None,
-    method: str = "memo",
+    *,
+    method: str,
     image_size: int | None = None,
 ) -> int:
     """Return how many exemplars a protocol lets a method keep, in all.
@@ -185,7 +186,7 @@ def curve_points(
     increment: int,
     classes: int | None = None,
     *,
-    method: str = "memo",
+    method: str,
     image_size: int | None = None,
     backbones: Sequence[str] = (),
 ) -> list[Point]:
@@ -217,7 +218,7 @@ def curve_points(
     points = []
     for name in names:
         split_of_all = init_cls, increment, classes
-        cost = Cost.of("auc", dataset, name, *split_of_all, method, image_size)
+        cost = Cost.of("auc", dataset, name, *split_of_all, method=method, image_size=image_size)
         exact = cost.total_bytes / MB
         points.append(Point(name, cost.exemplars, printed.get(name, round(exact, 1)), exact))
     # With one or two tasks a larger backbone need not mean a larger budget.
@@ -244,13 +245,13 @@ class Cost:
         init_cls: int,
         increment: int,
         classes: int | None = None,
-        method: str = "memo",
+        *,
+        method: str,
         image_size: int | None = None,
     ) -> "Cost":
         """Return the cost under a protocol; for arguments and errors see `granted_memory`."""
-        exemplars = granted_memory(
-            prefix, dataset, backbone, init_cls, increment, classes, method, image_size
-        )
+        setting = prefix, dataset, backbone, init_cls, increment, classes
+        exemplars = granted_memory(*setting, method=method, image_size=image_size)
         if prefix == "auc":
             backbone = backbone_at(backbone, method)
         task_sizes = split_classes(classes or DATASETS[dataset].classes, init_cls, increment)

@@ -662,6 +662,11 @@ def _every_class_gets_an_exemplar(
         return None
     classes = _classes(dataset, synthetic_classes, data_dir, class_list)
     if classes and not fixed_memory and memory_size != "auto" and memory_size < classes:
+        if memory_size == 0:
+            return (
+                f"0 is for methods that keep no exemplars, but {model_name} keeps some; "
+                f"memory_size must be {classes} or more"
+            )
         return (
             f"{memory_size} exemplars cannot cover the {classes} classes of {dataset}; "
             f"memory_size must be {classes} or more"

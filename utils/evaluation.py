@@ -11,7 +11,7 @@ the same name that ends in .json, which says what else is needed to use it:
 
     format                "memo-export-1"
     weights_sha256        of FILE, so that the two cannot be mixed up
-    convnet_type          "memo_resnet32", ...
+    convnet_type          "memo_resnet32", "resnet32", ...
     shape                 of the network, for `AdaptiveNet.rebuild`
     task, task_sizes      after which task, counted from 1; the classes of each up to that one
     class_order           the data set's class at each position of the logits

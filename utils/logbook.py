@@ -350,7 +350,7 @@ def final_table(
 ) -> str:
     """Return the table that ends a run: average and last accuracy, of the classifier and of NME.
 
-    What the method is quoted by comes first, and is told of each task.
+    What the method is quoted by comes first, and is told of each task; of NME, CNN's is as well.
 
     Raises:
         ValueError: when no task has been evaluated yet.
@@ -361,17 +361,17 @@ def final_table(
     over = "over all tasks" if last.task == total else f"over {last.task} of {total} tasks"
     names = {"cnn": "CNN (the classifier)", "nme": "NME (nearest mean of exemplars)"}
     measured = [by for by in names if getattr(last, f"{by}_top1") is not None]
-    headline = method.headline
-    top1 = " ".join(f"{getattr(task, f'{headline}_top1'):.2f}" for task in metrics.tasks)
     lines = [
         f"top-1 accuracy in percent, {last.classes_seen} classes seen",
         f"{'':<34}{'average accuracy':>18}{'last accuracy':>18}",
         f"{'':<34}{over:>18}{f'after task {last.task}':>18}",
     ]
-    for by in sorted(measured, key=lambda by: by != headline):
+    for by in sorted(measured, key=lambda by: by != method.headline):
         average, latest = (getattr(metrics, key) for key in HEADLINES[by])
         lines.append(f"{names[by]:<34}{average:>18.2f}{latest:>18.2f}")
-    lines.append(f"{headline.upper()} after each task: {top1}")
+    for by in method.compared:
+        top1 = " ".join(f"{getattr(task, f'{by}_top1'):.2f}" for task in metrics.tasks)
+        lines.append(f"{by.upper()} after each task: {top1}")
     if last.forgetting is not None:
         lines.append(f"forgetting (CNN): {last.forgetting:.2f} points")
     lines.append(f"exemplars held: {exemplars[-1]}; time: {duration(sum(seconds))}")

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from models.methods import METHODS, Method, find_method
+from models.methods import Method, find_method
 from utils.config import Config
 from utils.data_manager import DataManager
 from utils.exemplars import ExemplarMemory
@@ -143,7 +143,7 @@ def macs_per_image(
     convnet_type: str,
     task_sizes: Sequence[int],
     side: int,
-    method: Method = METHODS["memo"],
+    method: Method,
     *,
     train_base: bool = True,
     train_adaptive: bool = False,

@@ -41,6 +41,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
+from models.methods import Method
 from utils import pictures, published, reproduction
 from utils.budget import MB, Cost, Point, curve_points
 from utils.catalog import find_backbone
@@ -49,6 +50,7 @@ from utils.files import explain, write_file
 from utils.logbook import duration
 from utils.metrics import HEADLINES, area_under_curve
 from utils.plots import SeedCurve, draw_area, draw_seed_curves
+from utils.reproduction import beside
 from utils.runs import (
     NO_RESULT,
     SEEDS,
@@ -88,7 +90,8 @@ WORDS = (
 )
 HEADLINE_WORDS = (
     "headline: the accuracy that a method is quoted by, which its published number is compared "
-    "with: of {} that of NME, else of CNN."
+    "with: of {} that of NME, with CNN's beside it because it is not certain which of the two was "
+    "published; else of CNN."
 )
 
 
@@ -136,9 +139,9 @@ class Group:
         return Cost.after(*names, run.task_sizes, run.budget, self.config["image_size"])
 
     @property
-    def headline(self) -> tuple[str, str]:
-        """Average and last accuracy that its method is quoted by, as summary.json calls them."""
-        return self.runs[0].headline
+    def method(self) -> Method:
+        """The row of their method."""
+        return self.runs[0].method
 
     @property
     def stopped(self) -> bool:
@@ -149,13 +152,14 @@ class Group:
         """Return mean and deviation of a number in summary.json."""
         return Spread.over(run.summary[key] for run in self.runs)
 
-    def compared(self) -> dict[str, Spread]:
-        """Return what published results are compared with; by NME there is no forgetting."""
-        keys = (*self.headline, "forgetting")
-        ours = dict(zip(COMPARED, map(self.over_runs, keys), strict=True))
-        if self.headline != HEADLINES["cnn"]:
-            ours["forgetting"] = Spread(None, None)
-        return ours
+    def compared(self, by: str) -> dict[str, float | None]:
+        """Return the means compared with published results, by "cnn" or "nme".
+
+        The keys are those of COMPARED; by NME there is no forgetting.
+        """
+        forgetting = self.over_runs("forgetting").mean if by == "cnn" else None
+        accuracies = (self.over_runs(key).mean for key in HEADLINES[by])
+        return dict(zip(COMPARED, (*accuracies, forgetting), strict=True))
 
     def exemplars(self) -> str:
         """Return the number of exemplars held, or the range where runs differ."""
@@ -165,7 +169,7 @@ class Group:
 
 def _quoted(groups: Iterable[Group]) -> tuple[str, str]:
     """Return how columns name what groups are quoted by, and what is to be said of it in words."""
-    methods = [group.runs[0].method for group in groups]
+    methods = (group.method for group in groups)
     by_nme = dict.fromkeys(each.title for each in methods if each.headline == "nme")
     return ("headline", HEADLINE_WORDS.format(", ".join(by_nme)) + "\n") if by_nme else ("CNN", "")
 
@@ -222,9 +226,9 @@ def results_report(runs: list[Run], compare: bool, titles: bool = True) -> dict[
     differ = any(differences)
     header = ["setting", "method", *["told apart by"] * differ, "n", *MEASURES.values()]
     header += ["exemplars", "MB", "time"]
-    by, in_words = _quoted(groups)
+    quoted, in_words = _quoted(groups)
     for key in compared:
-        header += [f"published {by} {COMPARED[key]}", "difference"]
+        header += [f"published {quoted} {COMPARED[key]}", "difference"]
     rows, details = [], []
     for number, (group, row) in enumerate(zip(groups, rows_published, strict=True), 1):
         method, *setting = _short(group)
@@ -239,9 +243,9 @@ def results_report(runs: list[Run], compare: bool, titles: bool = True) -> dict[
             duration(group.over_runs("seconds").mean),
         ]
         for key in compared:
-            theirs, ours = getattr(row, COMPARED[key], None), group.compared()[key].mean
-            known = theirs is not None and ours is not None
-            cells += [f"{theirs:.2f}", f"{ours - theirs:+.2f}"] if known else ["-", "-"]
+            theirs = getattr(row, COMPARED[key], None)
+            each = [_less(group.compared(by)[key], theirs) for by in group.method.compared]
+            cells += ["-", "-"] if theirs is None else [f"{theirs:.2f}", beside(each)]
         rows.append(cells)
         details.append(_details(number, group))
     text = [markdown_text(header, rows), WORDS + "\n", *details]
@@ -256,6 +260,11 @@ def results_report(runs: list[Run], compare: bool, titles: bool = True) -> dict[
         "report.tex": latex_text(header, rows),
         **_curve_pictures(groups, differences, titles),
     }
+
+
+def _less(ours: float | None, theirs: float | None) -> str:
+    """Return the difference of our result from a published one."""
+    return "-" if ours is None or theirs is None else f"{ours - theirs:+.2f}"
 
 
 def _differences(groups: list[Group]) -> list[str]:
@@ -338,8 +347,7 @@ def _results_csv(
     for key in MEASURES:
         header += [f"{_csv_name(key)}_mean", f"{_csv_name(key)}_sd"]
     header += ["exemplars", "exemplar_budget", "tasks", "total_mb", "stored_mb", "seconds_mean"]
-    by, _ = _quoted(groups)
-    header += [f"published_{by.lower()}_{name}" for name in COMPARED.values()]
+    header += ["headline", *(f"published_{name}" for name in COMPARED.values())]
     rows = []
     for group, difference, row in zip(groups, differences, rows_published, strict=True):
         method, *setting = _short(group)
@@ -359,6 +367,7 @@ def _results_csv(
                 group.cost.total_bytes / MB,
                 group.cost.true_total_bytes / MB,
                 group.over_runs("seconds").mean,
+                group.method.headline,
                 *(getattr(row, name, None) for name in COMPARED.values()),
                 *(group.config.get(key) for key in settings),
             ]
@@ -423,7 +432,7 @@ def _seed_curves(rows: list[_Row], titles: bool = True) -> "Figure":
         name = ", ".join([method, *(part for part in parts if part not in common)])
         if len(name) > LONGEST_LABEL:
             name = f"{method}, row {number} of the table"
-        by = group.runs[0].method.headline.upper()
+        by = group.method.headline.upper()
         curve = SeedCurve(name, [run.curve for run in group.runs], by=by)
         theirs = published.find(group.config)
         tasks = group.runs[0].tasks
@@ -456,9 +465,9 @@ class Curve:
         return not self.missing and len(self.points) > 1
 
     @property
-    def headline(self) -> tuple[str, str]:
-        """Average and last accuracy that its method is quoted by, as summary.json calls them."""
-        return self.groups[0].headline
+    def method(self) -> Method:
+        """The row of its method."""
+        return self.groups[0].method
 
     def accuracies(self, key: str) -> list[Spread]:
         """Return mean and deviation of a number in summary.json at each point."""
@@ -480,13 +489,14 @@ class Curve:
         means = [spread.mean for spread in self.accuracies(key)]
         return Spread(area_under_curve(megabytes, means), None)
 
-    def per_mb(self, index: int) -> float:
-        """Return average accuracy per MB at a point: APM-S at the first, APM-E at the last.
+    def per_mb(self, index: int, by: str) -> float:
+        """Return average accuracy, by "cnn" or "nme", per MB: APM-S of point 0, APM-E of point -1.
 
         Accuracy over nominal MB. The published table's exact formula cannot be recovered: it
         prints slightly less.
         """
-        return self.accuracies(self.headline[0])[index].mean / self.points[index].nominal_mb
+        average, _ = HEADLINES[by]
+        return self.accuracies(average)[index].mean / self.points[index].nominal_mb
 
 
 def find_curves(runs: list[Run]) -> tuple[list[Curve], list[tuple[Run, str]]]:
@@ -597,7 +607,7 @@ def area_report(runs: list[Run], compare: bool, titles: bool = True) -> dict[str
         text += [f"{title}\n", *(markdown_text(*each) for each in tables)]
         text += [*_no_area(curve), _curve_details(curve)]
         latex += [latex_text(*each) for each in tables]
-        raw_areas += [[title, *row] for row in areas]
+        raw_areas += [[title, curve.method.headline, *row] for row in areas]
         raw += [
             [title, *row, *(value for spread in each for value in _mean_sd(spread))]
             for row, each in zip(rows, spreads, strict=True)
@@ -613,7 +623,8 @@ def area_report(runs: list[Run], compare: bool, titles: bool = True) -> dict[str
     names = ["curve", "backbone", "nominal_mb", "exact_mb", "exemplars", "n"]
     files["auc.md"] = "\n".join(text)
     files["auc.csv"] = csv_text([*names, *columns], raw)
-    files["auc_areas.csv"] = csv_text(["curve", *_area_header(every)], raw_areas)
+    areas_names = ["curve", "headline", "area", "AUC-A", "AUC-L", "APM-S", "APM-E"]
+    files["auc_areas.csv"] = csv_text(areas_names, raw_areas)
     files["auc.tex"] = "\n".join(latex)
     return files
 
@@ -650,7 +661,7 @@ def _no_area(curve: Curve) -> list[str]:
 
 
 def _area_picture(curve: Curve, titles: bool = True) -> "Figure":
-    keys = dict(zip(("average", "last"), curve.headline, strict=True))
+    keys = dict(zip(("average", "last"), HEADLINES[curve.method.headline], strict=True))
     accuracies = {name: curve.accuracies(key) for name, key in keys.items()}
     rows = [published.find(group.config) for group in curve.groups]
     _, _, *told = curve.name.split(", ")  # method and split stand in the words
@@ -659,7 +670,7 @@ def _area_picture(curve: Curve, titles: bool = True) -> "Figure":
         {name: ([s.mean for s in each], [s.sd for s in each]) for name, each in accuracies.items()},
         areas={name: curve.area(key).mean for name, key in keys.items()} if curve.whole else {},
         reference={name: [getattr(row, name, None) for row in rows] for name in keys},
-        by=curve.groups[0].runs[0].method.headline.upper(),
+        by=curve.method.headline.upper(),
         title=", ".join([words_of(curve.groups[0].config), *told]) if titles else "",
     )
 
@@ -670,23 +681,28 @@ def _area_header(groups: Iterable[Group]) -> list[str]:
 
 
 def _area_rows(curve: Curve, compare: bool) -> list[list[str]]:
-    """Return the rows under `_area_header`: ours over nominal, exact MB, and the published ones."""
-    apm = [curve.per_mb(0), curve.per_mb(-1)]
-    ours = [curve.area(key) for key in curve.headline]
-    shown = [*(str(area) for area in ours), *(f"{value:.2f}" for value in apm)]
-    rows = [
-        ["over nominal MB", *shown],
-        ["over exact MB", *(str(curve.area(key, exact=True)) for key in curve.headline), "-", "-"],
-    ]
+    """Return the rows under `_area_header`: ours over nominal, exact MB, and the published ones.
+
+    Below those of NME stand the classifier's, which say so.
+    """
+    rows, ours = [], {}
+    for by in curve.method.compared:
+        said = "" if by == curve.method.headline else f", {by.upper()}"
+        areas = [curve.area(key) for key in HEADLINES[by]]
+        apm = [curve.per_mb(0, by), curve.per_mb(-1, by)]
+        ours[said] = [*(area.mean for area in areas), *apm]
+        exact = (str(curve.area(key, exact=True)) for key in HEADLINES[by])
+        rows.append([f"over nominal MB{said}", *map(str, areas), *map(_two_digits, apm)])
+        rows.append([f"over exact MB{said}", *exact, "-", "-"])
     run = curve.groups[0].runs[0]
     for area in published.areas() if compare else ():
         if _same_split(area, run):
             theirs = (area.auc_average, area.auc_last, area.apm_first, area.apm_last)
             rows.append([f"published: {area.method}", *(_two_digits(value) for value in theirs)])
-            if area.method == run.config["model_name"]:
-                pairs = zip([*(each.mean for each in ours), *apm], theirs, strict=True)
-                differences = ("-" if b is None else f"{a - b:+.2f}" for a, b in pairs)
-                rows.append(["difference from it (nominal)", *differences])
+            if area.method == curve.method.name:
+                for said, values in ours.items():
+                    differences = map(_less, values, theirs)
+                    rows.append([f"difference from it (nominal){said}", *differences])
     return rows
 
 

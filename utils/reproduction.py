@@ -8,12 +8,13 @@ finished to the last task and every setting that the file states is as there: bu
 epochs included, so that no short run stands beside a published number. What the file leaves open
 (precision, say) is told in the line where it is not the default, and runs that differ in it, or in
 the number of devices, have lines of their own. The area under each performance-memory curve has a
-line too; it is measured when all budgets of the curve are. No torch here.
+line too; it is measured when all budgets of the curve are. Of a method that is quoted by NME the
+classifier's results stand in brackets. No torch here.
 """
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,11 +22,12 @@ from models.methods import find_method
 from utils import published
 from utils.config import EXPS_DIR, SETTINGS, load_config
 from utils.logbook import duration
+from utils.metrics import HEADLINES
 from utils.runs import NO_RESULT, SEEDS, Run
 from utils.tables import markdown_text
 
 if TYPE_CHECKING:
-    from utils.report import Curve, Group
+    from utils.report import Curve, Group, Spread
 
 HEADER = (
     *("setting", "file in exps/", "exemplars", "published average / last", "ours"),
@@ -139,7 +141,7 @@ def _measured(
     group: "Group", theirs: published.Published | None, config: Mapping[str, Any]
 ) -> list[str]:
     """Return the cells that say what we measured."""
-    ours = [group.over_runs(key) for key in group.headline]
+    ours = [[group.over_runs(key) for key in HEADLINES[by]] for by in group.method.compared]
     seeds = ", ".join(f"{run.seeds[0]}/{run.seeds[1]}" for run in group.runs)
     where = "; ".join(dict.fromkeys(hardware(run) for run in group.runs))
     other = [
@@ -148,16 +150,32 @@ def _measured(
         if key not in {*SEEDS, *NO_RESULT, "stop_after_task"} and group.config[key] != config[key]
     ]
     return [
-        " / ".join(map(str, ours)),
-        _difference([s.mean for s in ours], (theirs.average, theirs.last)) if theirs else "-",
+        *_compared(ours, (theirs.average, theirs.last) if theirs else None),
         f"{len(group.runs)}: {seeds}",
         ", ".join([where, *other]),
         duration(group.over_runs("seconds").mean),
     ]
 
 
-def _difference(ours: Iterable[float], theirs: Iterable[float]) -> str:
-    return " / ".join(f"{a - b:+.2f}" for a, b in zip(ours, theirs, strict=True))
+def _compared(ours: Sequence[Sequence["Spread"]], theirs: Sequence[float] | None) -> list[str]:
+    """Return the cells of our results and of their differences from the published ones.
+
+    Args:
+        ours: two results by the headline; then by the classifier, where that is another curve.
+        theirs: the same two, where they are published.
+    """
+    differences = ["-"]
+    if theirs:
+        differences = [
+            " / ".join(f"{a.mean - b:+.2f}" for a, b in zip(each, theirs, strict=True))
+            for each in ours
+        ]
+    return [beside([" / ".join(map(str, each)) for each in ours]), beside(differences)]
+
+
+def beside(cells: Sequence[str]) -> str:
+    """Return a cell: what it says by the headline, and in brackets by the classifier, if given."""
+    return cells[0] if len(cells) == 1 else f"{cells[0]} (CNN: {cells[1]})"
 
 
 def _areas(curves: list["Curve"]) -> list[list[str]]:
@@ -181,15 +199,12 @@ def _areas(curves: list["Curve"]) -> list[list[str]]:
             curve for curve in curves if tuple(curve.groups[0].config[key] for key in keys) == split
         ]
         for curve in ours:
-            both = [curve.area(key) for key in curve.headline]
-            difference = "-"
-            if theirs:
-                means = (area.mean for area in both)
-                difference = _difference(means, (theirs.auc_average, theirs.auc_last))
+            areas = [[curve.area(key) for key in HEADLINES[by]] for by in curve.method.compared]
+            both = (theirs.auc_average, theirs.auc_last) if theirs else None
             schedule = SCHEDULES[curve.groups[0].config["scheduler"]]
             runs = [run for group in curve.groups for run in group.runs]
             numbers = dict.fromkeys(str(len(group.runs)) for group in curve.groups)
-            rows.append([f"{name}, {schedule}", *others, " / ".join(map(str, both)), difference])
+            rows.append([f"{name}, {schedule}", *others, *_compared(areas, both)])
             rows[-1].append(f"{' or '.join(numbers)} a point")
             rows[-1].append("; ".join(dict.fromkeys(hardware(run) for run in runs)))
             rows[-1].append("-")

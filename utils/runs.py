@@ -68,11 +68,6 @@ class Run:
         return find_method(self.config["model_name"])
 
     @property
-    def headline(self) -> tuple[str, str]:
-        """What it is quoted by: average and last accuracy, as summary.json calls them."""
-        return HEADLINES[self.method.headline]
-
-    @property
     def curve(self) -> list[float]:
         """The accuracy it is quoted by after each task; nothing where it is not noted."""
         return self.summary.get("curves", {}).get(f"{self.method.headline}_top1", [])
