@@ -255,8 +255,8 @@ def repeatable(monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
 
 
-def trained_on_a_gpu(prepare=lambda learner: None, **settings):
-    """Return the learner after three tasks, trained in batches of two sizes."""
+def trained_on_a_gpu(prepare=lambda learner: None, tasks=3, **settings):
+    """Return the learner after so many tasks, trained in batches of two sizes."""
     settings = {"init_epoch": 6, "epochs": 6, "init_milestones": [4], "milestones": [4]} | settings
     learner = tiny_learner(
         convnet_type="memo_resnet14_cifar",
@@ -265,7 +265,7 @@ def trained_on_a_gpu(prepare=lambda learner: None, **settings):
         **settings,
     )
     prepare(learner)
-    for _ in range(3):
+    for _ in range(tasks):
         learner.begin_task()
         learner.train_task()
         learner.end_task()
@@ -274,14 +274,16 @@ def trained_on_a_gpu(prepare=lambda learner: None, **settings):
 
 def assert_trained_alike(one, other):
     """Compare losses, weights and draws, bit for bit."""
-    for ours, theirs in zip(one.epochs, other.epochs, strict=True):
-        for name in ("lr", "loss", "loss_clf", "loss_aux", "train_acc"):
+    for ours, theirs in zip(one.engine.epochs, other.engine.epochs, strict=True):
+        for name in ours.keys() - {"seconds"}:
             assert ours[name] == theirs[name], (name, ours, theirs)
-    expected = other.network.state_dict()
-    for name, value in one.network.state_dict().items():
-        assert torch.equal(value, expected[name]), name
+    assert one.nets.keys() == other.nets.keys()
+    for net in one.nets:
+        expected = other.nets[net].state_dict()
+        for name, value in one.nets[net].state_dict().items():
+            assert torch.equal(value, expected[name]), (net, name)
     # The data path's generator stands where it would have stood.
-    assert torch.equal(one.generator.get_state(), other.generator.get_state())
+    assert torch.equal(one.run.generator.get_state(), other.run.generator.get_state())
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
@@ -306,6 +308,22 @@ def test_graphs_give_what_ordinary_steps_give(settings, caplog, repeatable):
     assert not warnings, "the step could not be recorded"
     # Of each shape of a task: 32, 56 and then 59 images in batches of 12, six times.
     steps = (6 * 2, 6, 6 * 4, 6, 6 * 4, 6)
+    assert len(replays) == sum(n - ORDINARY_STEPS for n in steps)
+    assert_trained_alike(plain, graphs)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.parametrize("method", ["icarl", "der"])
+def test_graphs_of_other_methods_give_what_ordinary_steps_give(method, caplog, repeatable):
+    """With a teacher beside the network; with a whole backbone that is frozen."""
+    settings = {"tasks": 2, "model_name": method}
+    plain = trained_on_a_gpu(cuda_graph=False, **settings)
+    replay, replays = torch.cuda.CUDAGraph.replay, []
+    with patch.object(torch.cuda.CUDAGraph, "replay", lambda g: replays.append(1) or replay(g)):
+        graphs = trained_on_a_gpu(cuda_graph=True, **settings)
+    warnings = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert not warnings, "the step could not be recorded"
+    steps = (6 * 2, 6, 6 * 4, 6)  # 32, then 56 images in batches of 12, six times
     assert len(replays) == sum(n - ORDINARY_STEPS for n in steps)
     assert_trained_alike(plain, graphs)
 

@@ -17,7 +17,8 @@ from processes import SMALL, Program, _context, assert_same_run, folders
 from test_main import FILES
 from torch import nn
 
-from models.memo import Memo
+from models import find_learner
+from models.methods import METHODS
 from utils.augment import EvalTransform, TrainTransform
 from utils.checkpoint import load_run
 from utils.config import ConfigError
@@ -122,28 +123,34 @@ class Float64:
         return self.transform(*args).double()
 
 
-class StillMemo(Memo):
-    """In float64, with all BatchNorm in evaluation mode: images do not see each other."""
+def still(method: str) -> type:
+    """Return a learner in float64, with all BatchNorm in evaluation mode.
 
-    def fit(self, *args, **named):
-        for module in self.network.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.eval()
-        begin = self.engine.begin
+    Images do not see each other then.
+    """
 
-        def begin_in_float64(stage):
-            training = begin(stage)
-            training.losses = training.losses.double()
-            return training
+    class Still(find_learner(method)):
+        def fit(self, *args, **named):
+            for module in self.network.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.eval()
+            begin = self.engine.begin
 
-        self.engine.begin = begin_in_float64
-        fitted = super().fit(*args, **named)
-        self.engine.begin = begin
-        return fitted
+            def begin_in_float64(stage):
+                training = begin(stage)
+                training.losses = training.losses.double()
+                return training
+
+            self.engine.begin = begin_in_float64
+            fitted = super().fit(*args, **named)
+            self.engine.begin = begin
+            return fitted
+
+    return Still
 
 
-def two_tasks(group: Group, batch_size: int, train_base: bool, sync_batchnorm: bool) -> dict:
-    """Train on 13 images, then on 12 and 6 exemplars; return what came of it."""
+def two_tasks(group: Group, **settings) -> dict:
+    """Train on 13 images, then on 12 and 6 exemplars, if any; return what came of it."""
     torch.set_num_threads(1)
     template = tiny_learner(
         convnet_type="memo_conv2",
@@ -151,11 +158,9 @@ def two_tasks(group: Group, batch_size: int, train_base: bool, sync_batchnorm: b
         init_cls=2,
         increment=2,
         memory_size=7,
-        batch_size=batch_size,
         init_epoch=2,
         epochs=2,
-        train_base=train_base,
-        sync_batchnorm=sync_batchnorm,
+        **settings,
     )
     config = template.config
     random = np.random.default_rng(5)
@@ -166,7 +171,7 @@ def two_tasks(group: Group, batch_size: int, train_base: bool, sync_batchnorm: b
     transforms = Float64(TrainTransform(mean, std)), Float64(EvalTransform(mean, std))
     data = ResidentLoader(images, tasks.train_labels, *transforms, "cpu")
     torch.manual_seed(3)
-    learner = StillMemo(Run(config, tasks, data, data, [torch.device("cpu")], group))
+    learner = still(config.model_name)(Run(config, tasks, data, data, [torch.device("cpu")], group))
     learner.network.double()
     got = {"steps": []}
     step = learner.engine.training_step
@@ -184,17 +189,19 @@ def two_tasks(group: Group, batch_size: int, train_base: bool, sync_batchnorm: b
         learner.train_task()
         learner.follow(group.from_main(lambda: learner.end_task() or learner.hand_out()))
     got["losses"] = [
-        [row["loss_clf"], row["loss_aux"] or 0.0, row["train_acc"]] for row in learner.engine.epochs
+        [value or 0.0 for key, value in row.items() if key.startswith(("loss", "train_acc"))]
+        for row in learner.engine.epochs
     ]
-    got["network"] = learner.network.state_dict()
+    got["nets"] = {name: net.state_dict() for name, net in learner.nets.items()}
     got["exemplars"] = learner.memory.state_dict()
     return got
 
 
-CASES = [  # batch size, train_base, sync_batchnorm: 13 images make batches of 5 5 3, or 4 4 4 1
-    (5, True, False),
-    (4, False, False),
-    (4, True, True),
+CASES = [  # 13 images make batches of 5 5 3, or 4 4 4 1
+    {"batch_size": 5},
+    {"batch_size": 4, "train_base": False},
+    {"batch_size": 4, "sync_batchnorm": True},
+    *({"batch_size": 4, "model_name": name} for name in METHODS if name != "memo"),
 ]
 
 
@@ -204,7 +211,7 @@ def _work(rank, world, port, folder):
     # It exists on GPUs only. What is done because of it, to empty shares, can be seen without.
     nn.SyncBatchNorm.convert_sync_batchnorm = lambda network: network
     group = Group(Place(rank, world, rank, world))
-    results = [two_tasks(group, *case) for case in CASES]
+    results = [two_tasks(group, **case) for case in CASES]
     for failing in (ValueError, Stopped):
         try:
             group.on_main(_raise, failing)
@@ -255,26 +262,31 @@ def two(tmp_path_factory):
 
 @pytest.mark.parametrize("case", range(len(CASES)), ids=lambda i: str(CASES[i]))
 def test_two_processes_equal_one(case, two):
-    """Losses, weights after every step, exemplars; odd batches, and one of a single image."""
-    one = two_tasks(Group(), *CASES[case])
+    """Losses, weights after every step, networks, exemplars; odd batches, one of one image."""
+    one = two_tasks(Group(), **CASES[case])
     assert len(one["steps"]) >= 14
+    taught = METHODS[CASES[case].get("model_name", "memo")].teacher
+    assert one["nets"].keys() == ({"network", "teacher"} if taught else {"network"})
     for rank, results in enumerate(two):
         other = results[case]
         torch.testing.assert_close(other["steps"], one["steps"], rtol=1e-12, atol=0)
-        for name, value in one["network"].items():
-            torch.testing.assert_close(
-                other["network"][name], value, rtol=1e-9, atol=1e-9, msg=name
-            )
+        assert other["nets"].keys() == one["nets"].keys()
+        for net, weights in one["nets"].items():
+            for name, value in weights.items():
+                torch.testing.assert_close(
+                    other["nets"][net][name], value, rtol=1e-9, atol=1e-9, msg=f"{net} {name}"
+                )
         for a, b in zip(one["exemplars"], other["exemplars"], strict=True):
             assert torch.equal(a, b)
         if rank == 0:  # which alone keeps the records
             np.testing.assert_allclose(other["losses"], one["losses"], rtol=1e-9)
 
 
-def test_all_processes_have_the_same_network_to_the_last_bit(two):
+def test_all_processes_have_the_same_networks_to_the_last_bit(two):
     for case in range(len(CASES)):
-        first, second = (results[case]["network"] for results in two)
-        assert all(torch.equal(first[name], second[name]) for name in first)
+        first, second = (results[case]["nets"] for results in two)
+        for net, weights in first.items():
+            assert all(torch.equal(weights[name], second[net][name]) for name in weights)
 
 
 def test_an_error_of_rank_0_ends_the_others_too(two):

@@ -357,7 +357,8 @@ def test_a_network_that_diverged_in_its_last_step_stops_with_a_sentence():
         learner.end_task()
 
 
-def test_several_devices_train_and_evaluate_through_data_parallel(monkeypatch):
+@pytest.mark.parametrize("method", ["memo", "wa", "der"])
+def test_several_devices_train_and_evaluate_through_data_parallel(method, monkeypatch):
     """The published line asks for four GPUs; here DataParallel is a stand-in that takes notes."""
     calls = []
 
@@ -372,14 +373,23 @@ def test_several_devices_train_and_evaluate_through_data_parallel(monkeypatch):
             return self.module(images)
 
     monkeypatch.setattr(torch.nn, "DataParallel", NotingDataParallel)
-    learner = tiny_learner(convnet_type="memo_conv2", init_epoch=1, init_milestones=[])
-    learner.run.devices = [torch.device("cuda", index) for index in range(4)]
-    monkeypatch.setattr(torch, "zeros", lambda *size, device: torch.ones(*size) * 0)
-    learner.begin_task()
-    learner.train_task()
-    assert calls == [([0, 1, 2, 3], True, 32)]
+    settings = {"init_epoch": 1, "init_milestones": [], "epochs": 1, "milestones": []}
+    learner = tiny_learner(model_name=method, convnet_type="memo_conv2", **settings)
+    one, four = learner.run.devices, [torch.device("cuda", index) for index in range(4)]
+    zeros = torch.zeros
+    monkeypatch.setattr(torch, "zeros", lambda *size, device=None, **more: zeros(*size, **more))
+    for _ in range(2):
+        learner.begin_task()
+        learner.run.devices = four
+        learner.train_task()
+        learner.run.devices = one  # what moves a network to the first device does so here
+        learner.end_task()
+    # The first task has 32 images, the second 24 new ones and 32 exemplars.
+    teacher = [([0, 1, 2, 3], False, 56)] if method == "wa" else []
+    assert calls == [([0, 1, 2, 3], True, 32), ([0, 1, 2, 3], True, 56), *teacher]
+    learner.run.devices = four
     learner.forward_all(learner.run.test_data, np.arange(5))
-    assert calls[1:] == [([0, 1, 2, 3], False, 5)]
+    assert calls[-1] == ([0, 1, 2, 3], False, 5)
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA GPUs")

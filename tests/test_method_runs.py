@@ -1,14 +1,21 @@
-"""Whole runs of every method beside MEMO: killed, stopped, resumed, shared, tested from disk."""
+"""Whole runs of every method beside MEMO: killed, stopped, resumed, shared, tested, exported."""
 
 import csv
 import functools
 import json
 import signal
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from processes import SMALL, Program, assert_same_run, folders
-from test_distributed import run_two
+
+from main_memo import main
+from models.methods import find_method
+from utils.data import load_dataset
+from utils.evaluation import load_exported
+from utils.inc_net import AdaptiveNet
 
 METHODS = ["finetune", "replay", "icarl", "wa", "der"]
 STEP = "utils.engine.fit.Engine.training_step"
@@ -77,18 +84,27 @@ def test_a_first_task_of_finetune_serves_them_all(method, undisturbed, tmp_path)
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_two_processes_train_it(method, undisturbed, tmp_path):
-    flags, _ = undisturbed(method)
-    codes = run_two(*flags, "--log_dir", tmp_path, output=tmp_path / "said")
-    assert codes == [0, 0], (tmp_path / "said").read_text()
-    (folder,) = folders(tmp_path)
-    summary = json.loads((folder / "summary.json").read_text())
-    assert (summary["finished"], summary["tasks_finished"]) == (True, 3)
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_it_is_tested_again_from_disk(method, undisturbed, tmp_path):
+def test_it_is_tested_again_from_disk_and_its_export_computes_the_same(
+    method, undisturbed, tmp_path, capsys
+):
     _, folder = undisturbed(method)
-    program = Program("--evaluate", folder, output=tmp_path / "said")
-    assert program.wait() == 0, program.said()
-    assert f"the same as in {folder / 'curves.csv'}" in program.said()
+    file = tmp_path / "net.pt"
+    assert main(["--evaluate", str(folder), "--export", str(file)]) == 0
+    assert f"the same as in {folder / 'curves.csv'}" in capsys.readouterr().out
+
+    exported = load_exported(file)
+    sizes = {key: value for key, value in SMALL.items() if key.startswith("synthetic")}
+    data = load_dataset("synthetic", "", **sizes)
+    pictures = [Image.fromarray(image.transpose(1, 2, 0)) for image in data.test_images]
+    images = torch.stack([exported.preprocess(picture) for picture in pictures])
+    row, saved = find_method(method), torch.load(folder / "task_3.pt", weights_only=True)
+    # As the run made it: grown, and not rebuilt from its shape.
+    network = AdaptiveNet("memo_conv2", row.trunks, row.blocks, row.aux_head)
+    for classes in saved["task_sizes"]:
+        network.grow(classes)
+    network.load_state_dict(saved["network"])
+    with torch.no_grad():
+        logits, expected = exported.network(images)["logits"], network.eval()(images)["logits"]
+    torch.testing.assert_close(logits, expected, rtol=1e-5, atol=1e-5)
+    with np.load(folder / "predictions.npz") as arrays:
+        assert logits.argmax(1).tolist() == arrays["predictions"][:, 0].tolist()
