@@ -387,10 +387,10 @@ class Learner(ABC):
         self._class_means = None
 
     def rehearse(self) -> None:
-        """Take up the training that `load_state_dict` brought, without a step.
+        """Go into the training that `load_state_dict` brought, without a step.
 
         Raises:
-            ValueError, or the like: it cannot be gone on with.
+            ValueError, or the like: it does not fit this run.
         """
         if self.engine.resumed is None:
             return

@@ -19,12 +19,10 @@ so that `torch.load(path, weights_only=True)` reads it and no code can hide in i
     exemplars      one int64 tensor per class: indices into the training set, in herding order
     test_accuracy  top-1 of the classifier after this task, percent
 
-Files from before there were several methods lack model_name, shape and extra, and are MEMO's; the
-checkpoints of such runs have one network. Both are read as if they were written now.
-
 Both are plain values, written to a temporary file beside it, flushed to the disk and renamed, so
 that a file of that name is always whole. Reading checks the CRC-32 sums inside it, which torch.load
-does not.
+does not. Files from before there were several methods lack model_name, shape and extra, and are
+MEMO's; the checkpoints of such runs have one network. They are read as if they were written now.
 
 **The survey's release** (Zhou et al., "Class-Incremental Learning: A Survey") of trained first
 tasks is a dict of `convnet` (a whole network's state dict), `fc` (its classifier's) and `test_acc`

@@ -1,6 +1,6 @@
 """A training step as a CUDA graph: recorded once, then replayed with one call.
 
-MEMO's steps are tiny (128 small images, 16 to 64 channels), so that a GPU is done with a kernel
+The steps are tiny (128 small images, 16 to 64 channels), so that a GPU is done with a kernel
 before Python has launched the next one. A graph launches all of them at once: gather, augmentation,
 forward, backward and update.
 
@@ -10,7 +10,7 @@ Nothing is run twice or for practice: the first steps with a shape of inputs are
 (they let cuDNN choose its algorithms and the optimiser make its buffers), made on the stream that
 is recorded from; the next one is recorded and replayed as itself, and so is every later one. Each
 shape of inputs, such as an epoch's smaller last batch, is recorded once and has a graph of its own.
-What a graph uses must stay where it is: it is made for one task, and nothing may replace the
+What a graph uses must stay where it is: it is made for one stage, and nothing may replace the
 network's or the optimiser's tensors while it is used.
 """
 

@@ -139,9 +139,9 @@ def run(
     for sentence in data.listing.found if data.listing else ():
         log.info("%s: %s", config.dataset, sentence)
     notes = list(warnings)
-    in_vain = precision_warning(resolve_precision(config.precision, devices[0]), devices[0])
+    unsupported = precision_warning(resolve_precision(config.precision, devices[0]), devices[0])
     unlimited = memory_warning(config, data.train_labels)
-    for sentence in filter(None, (warning, in_vain, unlimited)):
+    for sentence in filter(None, (warning, unsupported, unlimited)):
         log.warning("%s", sentence)
         notes.append(sentence)
     with Control(config.checkpoint_every, config.max_minutes, started, group) as control:
@@ -263,7 +263,7 @@ def run_class_order(session: Session, seed: int) -> Metrics:
         if resumed:
             there = read_config(folder)[0]
             group.on_main(refuse_other_files, folder, there, describe(session.data))
-        checkpoint = group.from_main(_take_up, folder, session, seed) if resumed else None
+        checkpoint = group.from_main(_checkpoint_of, folder, session, seed) if resumed else None
         if checkpoint and tasks_done(checkpoint) >= tasks_to_do(config):
             return group.from_main(_finished, folder)
         metrics = _run_in_folder(session, seed, folder, checkpoint)
@@ -434,7 +434,7 @@ class _Writer:
         self.logbook.__exit__(*exception)
 
     def begin(self, learner: Learner, checkpoint: dict[str, Any] | None) -> "Progress":
-        """Say what begins or is gone on with; all processes take the checkpoint up."""
+        """Say what begins or is resumed, and resume it: all processes load the checkpoint."""
         config, data, run = self.session.config, self.session.data, learner.run
         group = run.group
         run.files = data.listing.identity if data.listing else None
@@ -562,7 +562,7 @@ def make_tasks(config: Config, data: ImageArrays | ImageFiles, seed: int) -> Dat
     )
 
 
-def _take_up(folder: Path, session: Session, seed: int) -> dict[str, Any] | None:
+def _checkpoint_of(folder: Path, session: Session, seed: int) -> dict[str, Any] | None:
     """Return the checkpoint that a run goes on from, and bring its folder back to that moment.
 
     Lines of main.log about work that will be done again are cut off, so that none is there twice.

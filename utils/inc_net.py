@@ -25,8 +25,8 @@ Two things make it fast and change no result but for rounding: all images and we
 channels last, and frozen parts can be computed with BatchNorm folded into their convolutions:
 `fold_frozen()` while training, `for_inference()` for testing.
 
-State dicts of the published program load and export by prefix alone (`PUBLISHED_PREFIXES`), since
-the backbones in convs/ keep its parameter names.
+MEMO's state dicts of the published program load and export by prefix alone (`PUBLISHED_PREFIXES`),
+since the backbones in convs/ keep its parameter names.
 """
 
 import copy

@@ -51,6 +51,7 @@ from models.methods import Method
 from utils.files import named, write_file
 from utils.metrics import HEADLINES, Metrics, TaskMetrics
 from utils.settings import printable
+from utils.tables import duration
 
 if TYPE_CHECKING:
     import torch
@@ -449,7 +450,7 @@ class TensorBoardError(Exception):
 class _TensorBoard:
     """The scalars of one run, in a folder that `tensorboard --logdir` shows.
 
-    The tables are what counts, this is a copy: it is begun anew by a run that is taken up again,
+    The tables are what counts, this is a copy: it is begun anew by a run that is resumed,
     and filled from the rows of its checkpoint. So there is never a step twice.
     """
 
@@ -532,16 +533,6 @@ def _cell(value: Any) -> Any:
 def _significant(value: Any) -> Any:
     """Return a number that may be tiny (a learning rate, a loss) as a CSV shows it."""
     return f"{value:.6g}" if isinstance(value, float) else value
-
-
-def duration(seconds: float) -> str:
-    """Return a time as people say it: "42 s", "3 min 05 s", "1 h 02 min"."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
 def _git(*arguments: str) -> str | None:

@@ -31,7 +31,7 @@ from utils.config import Config
 from utils.data_manager import DataManager
 from utils.exemplars import ExemplarMemory
 from utils.inc_net import AdaptiveNet
-from utils.logbook import duration
+from utils.tables import duration
 
 log = logging.getLogger("memo")
 

@@ -47,7 +47,6 @@ from utils.budget import MB, Cost, Point, curve_points
 from utils.catalog import find_backbone
 from utils.config import EXPS_DIR, SETTINGS, Config
 from utils.files import explain, write_file
-from utils.logbook import duration
 from utils.metrics import HEADLINES, area_under_curve
 from utils.plots import SeedCurve, draw_area, draw_seed_curves
 from utils.reproduction import beside
@@ -62,7 +61,7 @@ from utils.runs import (
     words_of,
 )
 from utils.settings import escaped, printable
-from utils.tables import csv_text, latex_text, markdown_text
+from utils.tables import csv_text, duration, latex_text, markdown_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

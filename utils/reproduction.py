@@ -21,10 +21,9 @@ from typing import TYPE_CHECKING, Any
 from models.methods import find_method
 from utils import published
 from utils.config import EXPS_DIR, SETTINGS, load_config
-from utils.logbook import duration
 from utils.metrics import HEADLINES
 from utils.runs import NO_RESULT, SEEDS, Run
-from utils.tables import markdown_text
+from utils.tables import duration, markdown_text
 
 if TYPE_CHECKING:
     from utils.report import Curve, Group, Spread

@@ -1,4 +1,4 @@
-"""A table as text: Markdown (aligned, so that it reads well in a terminal too), CSV, LaTeX."""
+"""Text for people: tables (Markdown, aligned to read well in a terminal; CSV; LaTeX) and times."""
 
 import csv
 import io
@@ -53,3 +53,13 @@ def latex_text(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
             "",
         ]
     )
+
+
+def duration(seconds: float) -> str:
+    """Return a time as people say it: "42 s", "3 min 05 s", "1 h 02 min"."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

@@ -28,9 +28,9 @@ from utils.engine.run import Run
 from utils.file_loader import FileBatch
 from utils.inc_net import AdaptiveNet
 from utils.loader import ResidentLoader
-from utils.logbook import duration
 from utils.precision import training_precision
 from utils.progress import StepClock
+from utils.tables import duration
 
 log = logging.getLogger("memo")
 
@@ -44,7 +44,7 @@ class TrainingError(Exception):
 
 
 class Rehearsed(Exception):
-    """A checkpoint was taken up as far as training itself, by an engine that only tries that."""
+    """A checkpoint was read, and fits its stage: raised where only that is tried."""
 
 
 @dataclass(frozen=True)
@@ -223,7 +223,7 @@ class Engine:
         blocks: records what each block goes through, where that is asked for.
         training: of the stage in progress, or of the task's last one.
         resumed: a checkpoint's training, until its stage is reached.
-        rehearsing: raise `Rehearsed` once a checkpoint has been taken up.
+        rehearsing: raise `Rehearsed` once a checkpoint has been read, in place of training.
     """
 
     def __init__(self, run: Run, parts: Sequence[str], test: Callable[[], float]) -> None:
