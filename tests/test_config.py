@@ -870,7 +870,7 @@ def test_what_script_or_formula_say_is_not_warned_of(held, load):
         ),
         ("-model wa --point conv2", "--point: it names a budget of `auc`, but prefix is fair"),
         ("-model wa -p auc --point conv4", "--point: conv4 is no point of the curve of resnet32"),
-        ("-model wa -p auc --point conv3", "--point: there is no backbone 'conv3'"),
+        ("-model wa -p auc --point conv9", "--point: there is no backbone 'conv9'"),
         ("-model wa -p auc -ms auto --point conv2 -init 1 -incre 1", ""),
     ],
 )
