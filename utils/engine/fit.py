@@ -36,6 +36,7 @@ log = logging.getLogger("memo")
 
 MOMENTUM = 0.9
 
+Step = Callable[..., Tensor]
 Losses = Callable[[dict[str, Tensor], Tensor, Tensor], dict[str, Tensor]]
 
 
@@ -107,14 +108,10 @@ class Stage:
             ValueError: they are not those that have a weight.
         """
         if parts.keys() != self.weights.keys():
-            raise ValueError(
-                f"stage {self.name!r}: its losses are {', '.join(parts)}, but the weights given to "
-                f"fit() are those of {', '.join(self.weights)}"
-            )
-        weighted = [
-            parts[name] if weight == 1 else weight * parts[name]
-            for name, weight in self.weights.items()
-        ]
+            has, weighted = ", ".join(parts), ", ".join(self.weights)
+            raise ValueError(f"stage {self.name!r} has losses {has}, but weights for {weighted}")
+        each = ((parts[name], weight) for name, weight in self.weights.items())
+        weighted = [part if weight == 1 else weight * part for part, weight in each]
         return sum(weighted[1:], weighted[0])
 
 
@@ -276,11 +273,8 @@ class Engine:
             raise Rehearsed
         step, clock = self.make_step(training), StepClock(run.generator.device)
         placed = torch.from_numpy(stage.images).to(run.train_data.device)  # once for all epochs
-        done = training.epoch * steps + training.step
-        with (
-            training_precision(run.precision),
-            run.display.training(stage.task, epochs, steps, done),
-        ):
+        shown = stage.task, epochs, steps, training.epoch * steps + training.step
+        with training_precision(run.precision), run.display.training(*shown):
             while training.epoch < epochs:
                 losses, seconds = self.train_epoch(training, step, placed, clock)
                 rate = training.scheduler.get_last_lr()[0]
@@ -304,15 +298,13 @@ class Engine:
         unknown = [name for name in stage.weights if name not in self.parts]
         if unknown:
             raise ValueError(
-                f"stage {stage.name!r}: {', '.join(unknown)} is not among the loss_parts of the "
-                "method's row in models/methods.py"
+                f"{unknown[0]} is not among the method's loss_parts, models/methods.py"
             )
         if len(self.run.devices) == 1:  # DataParallel copies registered modules only
             stage.net.fold_frozen()
         parameters = list(stage.net.parameters())
-        trains = stage.trains
-        if trains is None:
-            trains = [parameter for parameter in parameters if parameter.requires_grad]
+        asking = [parameter for parameter in parameters if parameter.requires_grad]
+        trains = asking if stage.trains is None else stage.trains
         chosen = set(trains)
         for parameter in parameters:  # what does not learn needs no gradient
             parameter.requires_grad_(parameter in chosen)
@@ -323,11 +315,7 @@ class Engine:
         return Training(stage, optimizer, stage.schedule.scheduler(optimizer), losses)
 
     def train_epoch(
-        self,
-        training: Training,
-        step: Callable[..., Tensor],
-        indices: Tensor,
-        clock: StepClock,
+        self, training: Training, step: Step, indices: Tensor, clock: StepClock
     ) -> tuple[Tensor, float]:
         """Make the steps of an epoch, or those that are left of it.
 
@@ -362,7 +350,7 @@ class Engine:
         clock.end_epoch()  # the device has caught up
         return losses, time.perf_counter() - begin
 
-    def make_step(self, training: Training) -> Callable[..., Tensor]:
+    def make_step(self, training: Training) -> Step:
         """Return what is called with each batch of `train_batches`: a whole step of training.
 
         Of several processes, each makes its share of the batch.
@@ -379,19 +367,14 @@ class Engine:
                 # Of an empty batch SyncBatchNorm hands on numbers of the type of its input; the
                 # others' statistics are float32, whatever they compute in.
                 net.train_dtype = None
-            sums = self.training_step(training, network, images, targets, weight)
-            net.train_dtype = dtype
-            return sums if weight else torch.zeros_like(sums)
-
-        def searching_step(batch: Tensor | FileBatch) -> Tensor:
             # cuDNN tries its algorithms for the shape that comes again and again only.
             full = len(batch) == run.config.batch_size
             with nullcontext() if full else without_search():
-                return step(batch)
+                sums = self.training_step(training, network, images, targets, weight)
+            net.train_dtype = dtype
+            return sums if weight else torch.zeros_like(sums)
 
-        if self.uses_graphs():
-            return GraphedStep(searching_step, training.optimizer, run.generator)
-        return searching_step
+        return GraphedStep(step, training.optimizer, run.generator) if self.uses_graphs() else step
 
     def uses_graphs(self) -> bool:
         """Return whether steps are CUDA graphs: on one GPU, with images that lie on it.
@@ -478,8 +461,8 @@ class Engine:
 
     def report_speed(self, stage: Stage, clock: StepClock) -> None:
         """Say how fast the task was trained, so that a slow way shows in the first minutes."""
-        rows = [row for row in self._rows_of(stage.task) if row["stage"] == stage.name]
-        seconds = sum(row["seconds"] for row in rows)
+        rows = self._rows_of(stage.task)
+        seconds = sum(row["seconds"] for row in rows if row["stage"] == stage.name)
         peak = f"peak memory {peak_memory(self.run.generator.device) / 1e9:.2f} GB"
         said = [clock.sentence(), duration(seconds), peak]
         log.info("task %d: %s", stage.task + 1, ", ".join(filter(None, said)))
