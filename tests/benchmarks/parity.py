@@ -381,7 +381,7 @@ def require_place(folder: Path, place: str) -> None:
     for run in _find(folder / place):
         wrong = [
             f"{key}={run.config[key]}"
-            for key in SETTINGS
+            for key in right
             if key in compared and _precise(key, run.config[key]) != _precise(key, right[key])
         ]
         if wrong:
