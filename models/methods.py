@@ -37,6 +37,11 @@ class Method:
     stages: tuple[str, ...] = ("train",)
 
     @property
+    def single(self) -> bool:
+        """Its network is one backbone, whatever the number of tasks."""
+        return self.trunks == self.blocks == "one"
+
+    @property
     def compared(self) -> tuple[str, ...]:
         """The curves to compare with published numbers: the headline; behind NME the classifier."""
         return ("cnn",) if self.headline == "cnn" else (self.headline, "cnn")

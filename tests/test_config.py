@@ -1096,3 +1096,11 @@ def test_a_tilde_is_the_home_folder_where_no_shell_replaced_it(monkeypatch):
     config, _, _ = load_config(["--log_dir=~/logs", "--data_dir", "./data"])
     assert config.log_dir == "/home/someone/logs"
     assert config.data_dir == "./data"
+
+
+def test_a_method_s_help_shows_what_its_file_says():
+    said = " ".join(help_text(["-model", "replay", "--help", "epochs", "memory_size"]).split())
+    assert "default 70)" in said
+    assert "default 7431)" in said
+    assert "later tasks: epochs (170)" in help_text(["--help"])
+    assert "later tasks: epochs (80)" in help_text(["-model", "finetune", "--help"])

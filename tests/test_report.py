@@ -331,6 +331,12 @@ def test_each_method_is_compared_by_its_headline_and_may_lack_nme(several_method
     assert axes.get_ylabel() == "Top-1 accuracy (%)"
 
 
+def test_a_table_says_that_icarl_is_quoted_by_nme_also_when_nothing_is_compared(several_methods):
+    said = "of iCaRL that of NME"
+    assert said in results_report(find_runs([several_methods]), False)["report.md"]
+    assert said not in results_report(find_runs([several_methods / "memo"]), False)["report.md"]
+
+
 def test_a_summary_without_nme_is_one_of_a_method_without_exemplars(several_methods):
     unfinished = {run.folder.name: run.unfinished for run in find_runs([several_methods])}
     assert set(unfinished.values()) == {""}

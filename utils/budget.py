@@ -168,7 +168,7 @@ def backbone_at(point: str, method: str) -> str:
     Methods with a single backbone keep the reference network at every point.
     """
     row, net = find_method(method), find_backbone(point)
-    return REFERENCE[family_of(net)] if row.trunks == row.blocks == "one" else net.name
+    return REFERENCE[family_of(net)] if row.single else net.name
 
 
 class Point(NamedTuple):
@@ -431,7 +431,9 @@ _HEADER = (
 _FOOTNOTE = (
     "MB are 2^20 bytes. weights, model, total: convolutions and BatchNorm weights (float32) only,\n"
     "as the published budgets count. stored: BatchNorm's statistics, the classifier and the\n"
-    "auxiliary head as well. single backbone: iCaRL, Replay, WA, BiC and their like."
+    "auxiliary head as well. single backbone: "
+    + ", ".join(row.title for row in METHODS.values() if row.single and row.exemplars)
+    + " and their like."
 )
 
 

@@ -199,9 +199,7 @@ def _backbone_names(image_size: int) -> str:
 # Methods by what they have; a setting can be theirs only.
 WITH_EXEMPLARS = tuple(row.name for row in METHODS.values() if row.exemplars)
 WITH_AUX_HEAD = tuple(row.name for row in METHODS.values() if row.aux_head)
-ONE_BACKBONE = tuple(
-    row.name for row in METHODS.values() if row.exemplars and row.trunks == row.blocks == "one"
-)
+ONE_BACKBONE = tuple(row.name for row in METHODS.values() if row.exemplars and row.single)
 
 
 # --- The settings ---------------------------------------------------------------------------------
@@ -1033,13 +1031,21 @@ def _asked_of_help(words: Sequence[str]) -> tuple[str | None, set[str]]:
 def help_text(words: Sequence[str] = ()) -> str:
     """Return what --help among these words prints: a line a setting, or all about those named.
 
-    With -model among the words, the settings are those of that method.
+    With -model among the words, the settings are those of that method, as its file in exps/ has
+    them.
 
     Raises:
         ConfigError: settings or a method are asked about, and there is none of such a name.
     """
     every = OPTIONS | SETTINGS
     method, asked = _asked_of_help(words)
+    if method:
+        usual, _ = read_json(EXPS_DIR / f"{method}.json", f"exps/{method}.json", SETTINGS)
+        every = {
+            key: each._replace(default=usual[key].value) if key in usual else each
+            for key, each in every.items()
+            if key in OPTIONS or _has(method, key)
+        }
     named = [each for each in every.values() if {each.name, *each.flags} & asked]
     if named:
         return "\n".join(help_lines(named)).lstrip("\n") + "\n"
@@ -1067,8 +1073,7 @@ def help_text(words: Sequence[str] = ()) -> str:
         textwrap.fill(f"{what}: {names}", 100, subsequent_indent="  ")
         for what, names in known.items()
     ]
-    its = [each for key, each in every.items() if not method or key in OPTIONS or _has(method, key)]
-    return "\n".join([usage, *listed, *overview_lines(its)]) + "\n"
+    return "\n".join([usage, *listed, *overview_lines(every.values())]) + "\n"
 
 
 def markdown_table() -> str:

@@ -248,8 +248,8 @@ def results_report(runs: list[Run], compare: bool, titles: bool = True) -> dict[
         rows.append(cells)
         details.append(_details(number, group))
     text = [markdown_text(header, rows), WORDS + "\n", *details]
+    text[2:2] = [in_words] * bool(in_words)
     if compare:
-        text[2:2] = [in_words] * bool(in_words)
         text.append(_published_beside(groups))
     if left_out:
         text.append(f"Not averaged:\n\n{_listed(left_out)}")
