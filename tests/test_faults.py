@@ -129,7 +129,8 @@ def test_divergence_keeps_the_checkpoint_from_before(config, tmp_path):
     assert "Traceback" not in program.said()
     saved, _ = load_run(folder)
     assert len(saved["progress"]["seconds"]) == 1
-    assert all(v.isfinite().all() for v in saved["learner"]["network"].values())
+    for net in saved["learner"]["nets"].values():
+        assert all(value.isfinite().all() for value in net["weights"].values())
 
 
 def test_a_network_that_is_not_finite_is_not_saved():

@@ -84,14 +84,16 @@ def watched(learner):
     """
     steps, fit, network = [], learner.fit, learner.network
 
-    def watched_fit(stage, losses, schedule, weights=None, **others):
+    def watched_fit(stage, losses, schedule, **others):
+        weights = others.get("weights", {"clf": 1.0})
+
         def noted(*args):
             parts = losses(*args)
-            total = sum((weights or {}).get(name, 1) * part for name, part in parts.items())
+            total = sum(weights[name] * part for name, part in parts.items())
             steps.append({"losses": {k: v.item() for k, v in {**parts, "total": total}.items()}})
             return parts
 
-        return fit(stage, noted, schedule, weights=weights, **others)
+        return fit(stage, noted, schedule, **others)
 
     def before_step(optimizer, *_):
         (group,) = optimizer.param_groups
@@ -246,7 +248,8 @@ def check_outputs(learner, stored):
         newest = features[:, -learner.network.block_dim :]
         near(learner.network.aux_classifier(newest).detach(), stored["eval/aux_logits"])
     if "eval/old_logits" in stored:
-        near(learner.teach(x.double())["logits"], stored["eval/old_logits"])
+        teacher = learner.nets["teacher"].for_inference()  # as `fit` makes it for `teach`
+        near(teacher(x.double())["logits"], stored["eval/old_logits"])
 
 
 def check_who_trains(step, stored, parameters):
