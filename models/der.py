@@ -26,6 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.base import Learner
+from models.parts import auxiliary_loss
 
 
 class DER(Learner):
@@ -44,14 +45,10 @@ class DER(Learner):
     def losses(
         self, outputs: dict[str, Tensor], images: Tensor, targets: Tensor
     ) -> dict[str, Tensor]:
-        """Cross-entropy over all seen classes and, from the second task on, the auxiliary one.
-
-        The auxiliary target is 0 for any old class and 1, 2, ... for the task's own classes.
-        """
+        """Cross-entropy over all seen classes and, from the second task on, the auxiliary one."""
         parts = {"clf": F.cross_entropy(outputs["logits"], targets)}
         if self.task > 0:
-            own = (targets - self.known_classes + 1).clamp(min=0)
-            parts["aux"] = F.cross_entropy(outputs["aux_logits"], own)
+            parts["aux"] = auxiliary_loss(outputs["aux_logits"], targets, self.known_classes)
         return parts
 
     def end_task(self) -> None:

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.base import Learner
+from models.parts import auxiliary_loss
 
 
 class Memo(Learner):
@@ -40,14 +41,10 @@ class Memo(Learner):
     def losses(
         self, outputs: dict[str, Tensor], images: Tensor, targets: Tensor
     ) -> dict[str, Tensor]:
-        """Cross-entropy over all seen classes and, after the first task, the auxiliary one.
-
-        The auxiliary target is 0 for any old class and 1, 2, ... for the task's own classes.
-        """
+        """Cross-entropy over all seen classes and, after the first task, the auxiliary one."""
         parts = {"clf": F.cross_entropy(outputs["logits"], targets)}
         if self.task > 0:
-            aux_targets = (targets - self.known_classes + 1).clamp(min=0)
-            parts["aux"] = F.cross_entropy(outputs["aux_logits"], aux_targets)
+            parts["aux"] = auxiliary_loss(outputs["aux_logits"], targets, self.known_classes)
         return parts
 
     def end_task(self) -> None:

@@ -25,3 +25,20 @@ def distillation(logits: Tensor, old_logits: Tensor, temperature: float = TEMPER
     """
     known = old_logits.shape[1]
     return F.cross_entropy(logits[:, :known] / temperature, (old_logits / temperature).softmax(1))
+
+
+def auxiliary_loss(aux_logits: Tensor, targets: Tensor, known: int) -> Tensor:
+    """Return the cross-entropy of telling a task's own classes from "any old class".
+
+    From DER (Yan, Xie, He, CVPR 2021); MEMO has it too. The target is 0 for any
+    old class and 1, 2, ... for the task's own classes.
+
+    Args:
+        aux_logits: (B, new classes + 1).
+        targets: (B,), of all seen classes.
+        known: number of old classes.
+
+    Returns:
+        the mean over the batch, a scalar.
+    """
+    return F.cross_entropy(aux_logits, (targets - known + 1).clamp(min=0))
